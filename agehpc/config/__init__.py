@@ -1,0 +1,1 @@
+"""Configuration: the frozen tree, its loading and the plan for a world size. Imports no torch."""

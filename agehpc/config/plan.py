@@ -1,0 +1,69 @@
+"""The arithmetic of a run on a world size: batches, accumulation, steps. Imports no torch."""
+
+import math
+from dataclasses import dataclass
+
+from agehpc.config.schema import Config
+from agehpc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a configuration runs on a number of ranks.
+
+    Attributes:
+        world_size: ranks.
+        micro_batch: samples of one forward on one rank.
+        accumulation: micro-batches of one optimizer step on each rank.
+        global_batch: world_size x micro_batch x accumulation.
+        steps: optimizer steps of the whole run.
+        shared_forward: the autoencoder's forward runs once a step, before the critics' turn, and
+            its own turn uses the same graph.
+    """
+
+    world_size: int
+    micro_batch: int
+    accumulation: int
+    global_batch: int
+    steps: int
+    shared_forward: bool
+
+
+def make_plan(config: Config, world_size: int) -> Plan:
+    """Check a configuration against a world size.
+
+    Raises:
+        ConfigError: batches that do not divide, or are too small to take statistics of.
+    """
+    train = config.train
+    batch = train.global_batch
+    if batch % world_size:
+        below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
+        choices = " or ".join(str(b) for b in (below, above) if b)
+        raise ConfigError(
+            f"--train.global-batch {batch} does not divide over {world_size} ranks; use {choices}, "
+            "or another number of ranks"
+        )
+    share = batch // world_size
+    micro = train.micro_batch or share
+    if share % micro:
+        divisors = [d for d in range(1, share + 1) if share % d == 0]
+        nearest = min(divisors, key=lambda d: abs(d - micro))
+        raise ConfigError(
+            f"--train.micro-batch {micro} does not divide a rank's share of the global batch, "
+            f"{batch} / {world_size} ranks = {share}; use {nearest}"
+        )
+    if micro * world_size < 2:
+        raise ConfigError(
+            f"a micro-batch of {micro} on {world_size} rank has no variance, which the latents' "
+            "moments and the norms need; raise --train.micro-batch or --train.global-batch to 2"
+        )
+    accumulation = share // micro
+    return Plan(
+        world_size=world_size,
+        micro_batch=micro,
+        accumulation=accumulation,
+        global_batch=batch,
+        steps=math.ceil(train.kimg * 1000 / batch),
+        shared_forward=accumulation == 1 and config.players["autoencoder"].zero.stage <= 2,
+    )

@@ -1,0 +1,319 @@
+"""The configuration tree: what a run is.
+
+Frozen pydantic models; the flags of `agehpc train` are made from the same models, and the text
+under a field is its help. Imports no torch, so that `--help` and login nodes stay fast.
+A run directory is *the same run* when :func:`identity_hash` agrees.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Norm = Literal["batch", "sync_batch", "group", "none"]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree: unknown keys are errors, field texts are the flags' help."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+
+class RunConfig(Section):
+    """Which run this is."""
+
+    recipe: str
+    """Name of the recipe that the configuration started from."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the weights, the order of samples, augmentation and noise."""
+
+
+class DataConfig(Section):
+    """The shards and how samples are read from them."""
+
+    kind: Literal["video", "image"]
+    """What the shards hold."""
+    shards: str = ""
+    """Directory of shards made by `agehpc data pack` (it holds manifest.json)."""
+    size: Annotated[int, Field(ge=8)] = 64
+    """Height and width of a sample, in pixels."""
+    frames: Count = 16
+    """Frames of a clip; 1 for images."""
+    strides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1,)
+    """Frame strides to draw from for each clip."""
+    short_clips: Literal["refuse", "loop"] = "refuse"
+    """A source shorter than frames x stride: an error, or played again from its start."""
+    flip: bool = True
+    """Mirror half of the samples left to right."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Largest random translation of a sample in pixels (edges replicated; one for a clip)."""
+    colour: Fraction = 0.0
+    """Largest relative change of brightness and contrast (one for a clip)."""
+    shuffle_block: Count = 4096
+    """Samples that are shuffled among each other; shards are shuffled besides."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Decoding processes a rank; 0 decodes in the training process."""
+    prefetch: Count = 2
+    """Batches each worker keeps ready."""
+    dataset_id: str | None = None
+    """Identity of the shards; filled in from the manifest."""
+    channels: int | None = None
+    """Colour channels; filled in from the manifest."""
+
+    @model_validator(mode="after")
+    def _images_have_one_frame(self) -> "DataConfig":
+        if self.kind == "image" and (self.frames != 1 or self.strides != (1,)):
+            raise ValueError(
+                f"an image has one frame: got frames {self.frames}, strides {self.strides}; "
+                "set --data.frames 1 --data.strides 1"
+            )
+        return self
+
+
+class NetworkConfig(Section):
+    """One convolutional network: width at the largest resolution and its norm."""
+
+    width: Count = 32
+    """Channels of the stage at the largest resolution; each stage doubles them."""
+    max_width: Count = 512
+    """Upper bound of a stage's channels."""
+    kernel: Literal[3, 4] = 4
+    """Size of the convolutions that halve a dimension; those that double one have 4, or 3."""
+    norm: Norm = "batch"
+    """Normalisation: of the rank's batch, of the global batch, of groups of channels, or none."""
+    slope: NonNegative = 0.2
+    """Negative slope of LeakyReLU; 0 is ReLU."""
+
+
+class LatentNetworkConfig(Section):
+    """The latent discriminator: a multilayer perceptron."""
+
+    width: Count = 256
+    """Units of a hidden layer."""
+    layers: Count = 2
+    """Hidden layers."""
+
+
+class ModelConfig(Section):
+    """Shapes of the networks, in two or three dimensions by `data.kind`."""
+
+    latent: Count = 128
+    """Size Z of a latent."""
+    prior: Literal["gaussian", "uniform"] = "gaussian"
+    """Distribution that latents are matched to: N(0, I), or uniform on [-1, 1]^Z."""
+    encoder: NetworkConfig = NetworkConfig()
+    """Encoder E: sample to latent."""
+    generator: NetworkConfig = NetworkConfig()
+    """Generator G: latent to sample."""
+    discriminator: NetworkConfig = NetworkConfig()
+    """Data discriminator D."""
+    latent_discriminator: LatentNetworkConfig = LatentNetworkConfig()
+    """Latent discriminator C."""
+    upsample: Literal["transposed", "resize", "subpixel"] = "transposed"
+    """Doubling of resolution in G: transposed convolution, nearest + convolution, pixel shuffle."""
+
+
+class AgeSystem(Section):
+    """Auto GAN Encoder: reconstruction, a game on the data, a game on the latents."""
+
+    name: Literal["age"] = "age"
+    """The learning system."""
+    reconstruction: Literal["l1", "mse"] = "l1"
+    """Distance of G(E(x)) to x, averaged over elements, on pixels in [-1, 1]."""
+    reconstruction_weight: NonNegative = 20.0
+    """Weight of the reconstruction distance."""
+    squared_weight: NonNegative = 0.0
+    """Weight of the mean squared distance, beside the other."""
+    latent_noise: NonNegative = 0.0
+    """Standard deviation of the noise added to E(x) before G reconstructs from it in training."""
+    warmup_kimg: NonNegative = 0.0
+    """The game on the data (D, G(z), the latent cycle) starts after this many kimg."""
+    adversarial: Literal["non_saturating", "hinge", "lsgan"] = "non_saturating"
+    """Loss of both games."""
+    adversarial_weight: NonNegative = 1.0
+    """Weight of D's verdict on G(z)."""
+    adversarial_ramp_kimg: NonNegative = 0.0
+    """D's verdict and the latent cycle gain their weights over this many kimg after that."""
+    reconstruction_fake_weight: NonNegative = 0.0
+    """Weight of D's verdict on G(E(x)), for both players; 0 shows D only G(z) as generated."""
+    feature_weight: NonNegative = 0.0
+    """Weight of the L1 distance between D's features of x and of G(E(x))."""
+    latent_adversarial_weight: NonNegative = 1.0
+    """Weight of C's verdict on E(x)."""
+    moment_weight: NonNegative = 1.0
+    """Weight of (mean - prior mean)^2 + (variance - prior variance)^2 of the latents in a batch."""
+    latent_cycle_weight: NonNegative = 0.5
+    """Weight of the squared distance of E(G(z)) to z."""
+    r1_gamma: NonNegative = 0.0
+    """Weight gamma / 2 of D's squared gradient on real data; 0 switches it off."""
+    r1_every: Count = 16
+    """R1 is computed every this many steps, and weighed that much more."""
+
+
+class OptimConfig(Section):
+    """Adam, with decoupled weight decay where it is not 0."""
+
+    lr: Positive = 2e-4
+    """Learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    """Decay of the first and second moment."""
+    eps: Positive = 1e-8
+    """Term added to the denominator."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
+
+
+class ZeroConfig(Section):
+    """DeepSpeed ZeRO."""
+
+    stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """0 shards nothing, 1 the optimizer, 2 gradients too, 3 parameters too."""
+
+
+class EmaConfig(Section):
+    """Exponential moving average of a player's weights, in float32."""
+
+    half_life_kimg: NonNegative = 0.0
+    """Half-life in kimg; 0 keeps no average."""
+    ramp_up: NonNegative = 0.05
+    """The half-life is at most this share of the samples seen so far."""
+
+
+class PlayerConfig(Section):
+    """One module with its own DeepSpeed engine and optimizer."""
+
+    optim: OptimConfig = OptimConfig()
+    """Its optimizer."""
+    zero: ZeroConfig = ZeroConfig()
+    """Its sharding."""
+    clip: NonNegative = 0.0
+    """Largest global norm of its gradient; 0 does not clip."""
+    ema: EmaConfig = EmaConfig()
+    """Its averaged weights."""
+
+
+class TrainConfig(Section):
+    """Length, batches, precision and checkpoints."""
+
+    kimg: Positive = 1000.0
+    """Thousands of samples (clips for video) to train on."""
+    max_minutes: Positive | None = None
+    """Stop and save after this many minutes of training in this start; the run counts as done."""
+    global_batch: Count = 64
+    """Samples of one optimizer step, over all ranks and micro-batches."""
+    micro_batch: Count | None = None
+    """Samples of one forward on one rank; default global batch / world size."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks; weights and moments stay float32."""
+    save_every_kimg: Positive = 100.0
+    """A checkpoint every this many kimg, and one at the end."""
+    keep_last: Count = 2
+    """Checkpoints kept."""
+
+
+class EvaluateConfig(Section):
+    """Figures on the validation split during training."""
+
+    every_kimg: NonNegative = 0.0
+    """Reconstruction PSNR on the validation split every this many kimg; 0 only at the end."""
+    samples: Annotated[int, Field(ge=0)] = 256
+    """Validation samples used, at most; 0 switches it off."""
+
+
+class ObserveConfig(Section):
+    """What a run shows while it trains."""
+
+    tick_kimg: Positive = 4.0
+    """A row of metrics and a status line every this many kimg."""
+    samples_every_kimg: Positive = 50.0
+    """Sample grids every this many kimg, and one at the end."""
+    grid: Count = 8
+    """Columns of a grid: fixed validation samples, their reconstructions, fixed noise."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+
+class ClusterConfig(Section):
+    """Devices, threads and process groups."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU of the local rank where there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads a rank computes with; 0 shares the available cores among the node's ranks."""
+    timeout_minutes: Positive = 10.0
+    """A collective that waits longer than this fails the run."""
+
+
+class Config(Section):
+    """A complete run."""
+
+    run: RunConfig
+    data: DataConfig
+    system: AgeSystem = AgeSystem()
+    model: ModelConfig = ModelConfig()
+    players: dict[str, PlayerConfig]
+    """One entry a player of the system."""
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    observe: ObserveConfig = ObserveConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _rules(self) -> "Config":
+        wanted = PLAYERS[self.system.name]
+        if set(self.players) != set(wanted):
+            raise ValueError(
+                f"system {self.system.name} has the players {', '.join(wanted)}; "
+                f"got {', '.join(sorted(self.players)) or 'none'} under players"
+            )
+        critics = self.players["critics"].zero.stage
+        if critics > 2:
+            # Stage 3 breaks the double backward of R1 and every forward outside the engine's.
+            raise ValueError(
+                f"the critics cannot be sharded at ZeRO stage {critics}: they are small and R1 "
+                "differentiates them twice; set --players.critics.zero.stage to 0, 1 or 2"
+            )
+        return self
+
+
+PLAYERS: dict[str, tuple[str, ...]] = {"age": ("autoencoder", "critics")}
+"""The players of each learning system."""
+
+# What may differ between two starts of one run: where the shards lie and how they are read.
+_DATA_NOT_IDENTITY = {"shards", "workers", "prefetch"}
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return the part of the tree that makes a run that run, as plain values.
+
+    Seed, system, model, optimizers, data (by dataset id) and global batch. World size, ZeRO
+    stages, micro-batches, workers and cadences may change between starts.
+    """
+    return {
+        "run": {"seed": config.run.seed},
+        "system": config.system.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "players": {
+            name: {"optim": player.optim.model_dump(mode="json")}
+            for name, player in sorted(config.players.items())
+        },
+        "data": config.data.model_dump(mode="json", exclude=_DATA_NOT_IDENTITY),
+        "train": {"global_batch": config.train.global_batch},
+    }
+
+
+def identity_hash(config: Config) -> str:
+    """Hash of :func:`identity`: 16 hex digits."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
