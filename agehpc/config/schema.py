@@ -239,7 +239,7 @@ class ObserveConfig(Section):
     samples_every_kimg: Positive = 50.0
     """Sample grids every this many kimg, and one at the end."""
     grid: Count = 8
-    """Columns of a grid: fixed validation samples, their reconstructions, fixed noise."""
+    """Samples of a grid: fixed ones (half held out), their reconstructions, fixed noise."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 

@@ -1,0 +1,120 @@
+"""Recipes for clips: 3D convolutions over frames, height and width."""
+
+from agehpc.config.schema import (
+    AgeSystem,
+    ClusterConfig,
+    Config,
+    DataConfig,
+    EmaConfig,
+    EvaluateConfig,
+    LatentNetworkConfig,
+    ModelConfig,
+    NetworkConfig,
+    ObserveConfig,
+    OptimConfig,
+    PlayerConfig,
+    RunConfig,
+    TrainConfig,
+    ZeroConfig,
+)
+
+
+def video_age_demo() -> Config:
+    """Auto GAN Encoder on the real demo clips: two CPU ranks under ZeRO 2, a few minutes.
+
+    agehpc data demo shards/demo --size 32
+    torchrun --nproc-per-node 2 -m agehpc train video_age_demo \\
+        --data.shards shards/demo --out runs/demo
+    """
+    network = NetworkConfig(width=12, max_width=96)
+    return Config(
+        run=RunConfig(recipe="video_age_demo"),
+        data=DataConfig(kind="video", size=32, frames=16, shuffle_block=512),
+        system=AgeSystem(reconstruction_weight=20.0, adversarial_ramp_kimg=1.0),
+        model=ModelConfig(
+            latent=64,
+            encoder=network,
+            generator=network,
+            discriminator=network,
+            latent_discriminator=LatentNetworkConfig(width=128),
+            upsample="resize",
+        ),
+        players={
+            "autoencoder": PlayerConfig(
+                optim=OptimConfig(lr=1e-3),
+                zero=ZeroConfig(stage=2),
+                ema=EmaConfig(half_life_kimg=0.5),
+            ),
+            "critics": PlayerConfig(optim=OptimConfig(lr=2e-4), zero=ZeroConfig(stage=2)),
+        },
+        train=TrainConfig(kimg=8.0, max_minutes=6.0, global_batch=16, save_every_kimg=4.0),
+        evaluate=EvaluateConfig(samples=32),
+        observe=ObserveConfig(tick_kimg=0.25, samples_every_kimg=4.0, grid=6),
+        cluster=ClusterConfig(device="cpu", threads=1),
+    )
+
+
+def video_age_64() -> Config:
+    """Auto GAN Encoder on clips of 16 frames of 64 x 64, one machine with or without a GPU.
+
+    agehpc data pack VIDEOS shards/clips --size 64 --group-by 'REGEX'
+    agehpc train video_age_64 --data.shards shards/clips --out runs/clips
+    """
+    network = NetworkConfig(width=16, max_width=256)
+    return Config(
+        run=RunConfig(recipe="video_age_64"),
+        data=DataConfig(kind="video", size=64, frames=16, shift=2, colour=0.1),
+        system=AgeSystem(reconstruction_weight=20.0, adversarial_ramp_kimg=4.0),
+        model=ModelConfig(
+            latent=128,
+            encoder=network,
+            generator=network,
+            discriminator=network,
+            upsample="resize",
+        ),
+        players={
+            "autoencoder": PlayerConfig(
+                optim=OptimConfig(lr=4e-4), ema=EmaConfig(half_life_kimg=2.0)
+            ),
+            "critics": PlayerConfig(optim=OptimConfig(lr=2e-4)),
+        },
+        train=TrainConfig(kimg=200.0, global_batch=16, save_every_kimg=10.0),
+        observe=ObserveConfig(tick_kimg=0.5, samples_every_kimg=5.0),
+    )
+
+
+def video_age_a100_4n() -> Config:
+    """Auto GAN Encoder on clips of 16 frames of 128 x 128: 4 nodes of 4 A100, bf16, ZeRO 2.
+
+    sbatch --nodes=4 slurm/train_video.sh video_age_a100_4n --data.shards SHARDS --out RUN
+
+    Not measured: written for 16 GPUs with 16 clips each.
+    """
+    network = NetworkConfig(width=64, max_width=512, norm="sync_batch")
+    return Config(
+        run=RunConfig(recipe="video_age_a100_4n"),
+        data=DataConfig(kind="video", size=128, frames=16, shift=4, colour=0.1, workers=8),
+        system=AgeSystem(reconstruction_weight=20.0, adversarial_ramp_kimg=50.0),
+        model=ModelConfig(
+            latent=512,
+            encoder=network,
+            generator=network,
+            discriminator=network,
+            latent_discriminator=LatentNetworkConfig(width=512),
+            upsample="resize",
+        ),
+        players={
+            "autoencoder": PlayerConfig(
+                optim=OptimConfig(lr=4e-4),
+                zero=ZeroConfig(stage=2),
+                ema=EmaConfig(half_life_kimg=10.0),
+            ),
+            "critics": PlayerConfig(optim=OptimConfig(lr=2e-4)),
+        },
+        train=TrainConfig(
+            kimg=10_000.0, global_batch=256, precision="bf16", save_every_kimg=250.0, keep_last=3
+        ),
+        evaluate=EvaluateConfig(every_kimg=250.0, samples=1024),
+        observe=ObserveConfig(tick_kimg=16.0, samples_every_kimg=250.0),
+        cluster=ClusterConfig(device="cuda"),
+    )
