@@ -1,0 +1,41 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from agehpc.files import atomic_path, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_name_is_taken_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_an_error_keeps_the_old_content(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError), atomic_path(path) as temporary:
+        temporary.write_text("half \ud800", encoding="utf-8")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "absent" / "a.txt", "x")
+
+
+def test_text_is_utf_8_with_unix_lines(tmp_path):
+    write_text(tmp_path / "a.txt", "é\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
