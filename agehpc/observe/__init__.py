@@ -1,0 +1,1 @@
+"""What a run shows: console, metrics, TensorBoard, sample grids."""
