@@ -126,7 +126,6 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
     for layer in module.modules():
         if isinstance(layer, Upsample) and layer.mode == "subpixel":
-            weight = layer.conv.weight
-            copies = weight.shape[0] // layer.outputs
-            first = weight.data[::copies].clone()
-            weight.data.copy_(first.repeat_interleave(copies, dim=0))
+            weight = layer.conv.get_parameter("weight").data
+            copies = len(weight) // layer.outputs
+            weight.copy_(weight[::copies].clone().repeat_interleave(copies, dim=0))

@@ -41,5 +41,5 @@ class Ema:
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], keep: float) -> None:
         """average = keep * average + (1 - keep) * weight."""
-        averages = list(self.averages.values())
-        torch._foreach_lerp_(averages, [weights[n].detach() for n in self.averages], 1.0 - keep)
+        for name, average in self.averages.items():
+            average.lerp_(weights[name].detach(), 1.0 - keep)

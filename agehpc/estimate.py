@@ -1,0 +1,81 @@
+"""What a run will need, before it needs it: parameters, and memory at each ZeRO stage.
+
+Networks are built on the meta device, so that nothing is allocated.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agehpc.config.plan import Plan
+from agehpc.config.schema import Config
+from agehpc.models.geometry import geometry
+from agehpc.systems import build_system
+from agehpc.systems.turns import Micro, detached
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run's size.
+
+    Attributes:
+        parameters: number of parameters by player.
+        states: bytes a rank keeps between steps (weights, gradients, optimizer, average), by
+            player, at ZeRO stages 0 to 3.
+        activations: bytes that the forwards of one micro-batch save for their backwards.
+    """
+
+    parameters: dict[str, int]
+    states: dict[str, tuple[int, int, int, int]]
+    activations: int
+
+    def total(self, config: Config) -> int:
+        """Bytes a rank needs at the configured stages, buffers of libraries not counted."""
+        chosen = (states[config.players[n].zero.stage] for n, states in self.states.items())
+        return sum(chosen) + self.activations
+
+
+def estimate(config: Config, plan: Plan) -> Estimate:
+    """The size of a configuration whose channels are known, on a world size."""
+    with torch.device("meta"):
+        system = build_system(config, lambda z: (z.mean(0), z.var(0, correction=0)))
+        players = system.build()
+        geo = geometry(config)
+        x_BCS = torch.empty(plan.micro_batch, geo.channels, *geo.shapes[0])
+        z_BZ = torch.empty(plan.micro_batch, config.model.latent)
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []  # while counted, so that no address is used twice
+
+    def count(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        if not isinstance(tensor, torch.nn.Parameter):
+            saved[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+            kept.append(tensor)
+        return tensor
+
+    micro = Micro(x_BCS, z_BZ, samples_seen=0, step=0)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        for turn in system.turns:
+            made = system.make(turn.maker, players[turn.maker], micro)
+            turn.loss(players, micro, made if turn.player == turn.maker else detached(made))
+    parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in players.items()}
+    states = {
+        name: _states(number, plan.world_size, config.players[name].ema.half_life_kimg > 0)
+        for name, number in parameters.items()
+    }
+    halved = 2 if config.train.precision == "bf16" else 1
+    return Estimate(parameters, states, sum(saved.values()) // halved)
+
+
+def _states(parameters: int, ranks: int, averaged: bool) -> tuple[int, int, int, int]:
+    """Bytes a rank at stages 0 to 3, all in float32 (Rajbhandari et al. 2020, section 5)."""
+    whole = 4 * parameters
+    shard = -(-whole // ranks)
+    average, average_shard = (whole, shard) if averaged else (0, 0)
+    return (
+        whole + whole + 2 * whole + average,  # weights, gradients, moments, average
+        whole + whole + 3 * shard + average,  # a shard of master weights beside the moments'
+        whole + shard + 3 * shard + average,
+        shard + shard + 3 * shard + average_shard,
+    )

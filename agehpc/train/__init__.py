@@ -1,0 +1,1 @@
+"""Training under DeepSpeed: engines, loop, checkpoints."""

@@ -1,0 +1,99 @@
+"""From engines to a checkpoint on disk, and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from agehpc import checkpoints
+from agehpc.cluster.collectives import together
+from agehpc.config.schema import Config, identity_hash
+from agehpc.errors import RunError
+from agehpc.models.ema import Ema
+from agehpc.train.engines import Engine
+from agehpc.train.progress import Progress
+from agehpc.train.snapshot import Snapshot
+
+
+def averaged_weights(engine: Engine, ema: Ema | None) -> dict[str, Tensor]:
+    """Whole averaged weights of a player; the live ones where it keeps no average. Collective."""
+    return engine.weights() if ema is None else engine.gather(ema.averages)
+
+
+def save(
+    run: Path,
+    config: Config,
+    progress: Progress,
+    engines: Mapping[str, Engine],
+    emas: Mapping[str, Ema],
+    snapshot: Snapshot | None,
+) -> Path:
+    """Write a checkpoint and remove old ones. Collective.
+
+    Norm statistics become the average over ranks, here and in the live modules.
+
+    Args:
+        run: the run directory.
+        config: the run's configuration.
+        progress: the counters.
+        engines: one a player.
+        emas: averages of the players that keep them.
+        snapshot: rank 0's; it takes the autoencoder's averaged weights. None on other ranks.
+    """
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, engine in engines.items():
+        engine.average_buffers()
+        tensors[name] = engine.weights() | engine.buffers()
+        tensors[f"{name}.optim"] = engine.moments()
+        if name in emas and name != "autoencoder":
+            tensors[f"{name}.ema"] = averaged_weights(engine, emas[name])
+    averaged = averaged_weights(engines["autoencoder"], emas.get("autoencoder"))
+    state: dict[str, Any] = {
+        **asdict(progress),
+        "hash": identity_hash(config),
+        "dataset_id": config.data.dataset_id,
+        "world_size": dist.get_world_size(),
+    }
+
+    def write() -> Path:
+        assert snapshot is not None
+        tensors["ema"] = snapshot.refresh(averaged)
+        path = checkpoints.write(run, progress.step, tensors, state)
+        checkpoints.export(run, path)
+        checkpoints.prune(run, config.train.keep_last)
+        return path
+
+    return together(write)
+
+
+def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.Module]) -> Progress:
+    """Load weights and buffers into fresh modules, before engines shard them.
+
+    Raises:
+        RunError: a damaged checkpoint, or one of another run or network.
+    """
+    state = checkpoints.read_state(checkpoint)
+    if state["hash"] != identity_hash(config):
+        raise RunError(
+            f"{checkpoint} belongs to another run (hash {state['hash']}, this configuration has "
+            f"{identity_hash(config)}); give a new directory with --out"
+        )
+    for name, module in modules.items():
+        module.load_state_dict(checkpoints.read_tensors(checkpoint, name))
+    return Progress(step=state["step"], samples_seen=state["samples_seen"])
+
+
+def restore_engines(
+    checkpoint: Path, engines: Mapping[str, Engine], emas: Mapping[str, Ema], step: int
+) -> None:
+    """Load moments and averages. Not collective, but every rank must call it."""
+    for name, engine in engines.items():
+        engine.load_moments(checkpoints.read_tensors(checkpoint, f"{name}.optim"), step)
+        if name in emas:
+            file = "ema" if name == "autoencoder" else f"{name}.ema"
+            whole = checkpoints.read_tensors(checkpoint, file)
+            names = emas[name].averages
+            emas[name].averages = {n: t for n, t in engine.scatter(whole).items() if n in names}

@@ -1,0 +1,239 @@
+"""One DeepSpeed engine a player: the only module that touches DeepSpeed.
+
+What holds for two engines that judge each other, each rule guarded by tests/train/test_parity.py:
+every other player is frozen in a turn (DeepSpeed#4923); forwards go to the module itself at ZeRO
+stages 0 to 2 (the engine's own forward refuses a second differentiation) and to the engine at 3;
+one backward a micro-batch; every option that has a default worth fearing is written down
+(gradient clipping has been 1.0 unless told otherwise since DeepSpeed 0.19.3).
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from agehpc.config.plan import Plan
+from agehpc.config.schema import PlayerConfig
+from agehpc_kernels import frozen_statistics
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    # Read once, at import: without it a CPU run on a machine with GPUs would pick them.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    # DeepSpeed 0.19 still calls two collectives by names that torch 2.14 renamed.
+    warnings.filterwarnings(
+        "ignore",
+        message=r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprec",
+        category=FutureWarning,
+    )
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On a CPU the first use compiles a shared-memory all-reduce for minutes; gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+class Engine:
+    """A player's module, optimizer and ZeRO sharding.
+
+    Every method is collective unless it says otherwise.
+
+    Args:
+        name: the player's name.
+        module: its network, float32, with the weights to start from, equal on every rank.
+        player: its optimizer and sharding.
+        plan: batch arithmetic.
+        precision: `bf16` runs forwards under autocast; weights and moments stay float32.
+        device: where it trains.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        player: PlayerConfig,
+        plan: Plan,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self._deepspeed = _import_deepspeed(device)
+        self.name, self.stage, self.device = name, player.zero.stage, device
+        self.module = module.to(device).train()
+        self.precision = precision
+        optim = player.optim
+        optimizer = torch.optim.AdamW(
+            self.module.parameters(),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        self._engine, *_ = self._deepspeed.initialize(
+            model=self.module,
+            optimizer=optimizer,
+            config=deepspeed_config(player, plan, precision),
+            dist_init_required=False,
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The player's forward, differentiable."""
+        call = self._engine if self.stage == 3 else self.module
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return call(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of one micro-batch's loss."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """One micro-batch is over: DeepSpeed updates the weights at the last of a step."""
+        self._engine.step()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients, hooks or buffer updates for this player inside. Not collective."""
+        self.module.requires_grad_(False)
+        try:
+            with frozen_statistics(self.module):
+                yield
+        finally:
+            self.module.requires_grad_(True)
+
+    def local_weights(self) -> dict[str, Tensor]:
+        """This rank's float32 weights by name: whole ones, or its flat shards at stage 3.
+
+        The live tensors, not copies. Not collective.
+        """
+        get = self._deepspeed.utils.safe_get_local_fp32_param
+        return {n: get(p) if self.stage == 3 else p.data for n, p in self._parameters()}
+
+    def gather(self, local: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors from what `local_weights` holds on each rank, or averages of it."""
+        if self.stage < 3:
+            return local
+        # DeepSpeed keeps a sharded parameter's own shape beside it.
+        shapes = {n: p.ds_shape for n, p in self._parameters()}  # type: ignore[attr-defined]
+        whole = {}
+        for name, shard in local.items():
+            parts = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, shard.contiguous())
+            whole[name] = torch.cat(parts)[: shapes[name].numel()].view(shapes[name])
+        return whole
+
+    def scatter(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's part of whole tensors: the inverse of `gather`. Not collective."""
+        if self.stage < 3:
+            return {name: tensor.to(self.device) for name, tensor in whole.items()}
+        parts = {}
+        for name, shard in self.local_weights().items():
+            flat = torch.zeros(shard.numel() * dist.get_world_size())
+            flat[: whole[name].numel()] = whole[name].flatten()
+            parts[name] = flat.view(-1, shard.numel())[dist.get_rank()].to(self.device)
+        return parts
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole float32 weights by parameter name."""
+        return self.gather(self.local_weights())
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Running statistics by name; the live tensors. Not collective."""
+        return dict(self.module.named_buffers())
+
+    def average_buffers(self) -> None:
+        """Make running statistics equal on all ranks: ZeRO does not touch buffers."""
+        if dist.get_world_size() == 1:
+            return
+        for buffer in self.module.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= dist.get_world_size()
+
+    def moments(self) -> dict[str, Tensor]:
+        """Whole float32 moments, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
+
+        Zeros before the first step.
+        """
+        state = self._states()
+        utils = self._deepspeed.utils
+        moments = {}
+        for key in MOMENTS:
+            if self.stage == 3:
+                get = utils.safe_get_local_optimizer_state
+                whole = self.gather({n: get(p, key) for n, p in self._parameters()})
+            elif self.stage == 0:
+                whole = {n: state[p][key] for n, p in self._parameters()}
+            else:
+                get = utils.safe_get_full_optimizer_state
+                whole = {n: get(p, key) for n, p in self._parameters()}
+            moments |= {f"{name}.{key}": tensor for name, tensor in whole.items()}
+        return moments
+
+    def load_moments(self, moments: dict[str, Tensor], steps: int) -> None:
+        """Set the moments, and the number of steps behind Adam's bias correction."""
+        state = self._states()
+        utils = self._deepspeed.utils
+        for key in MOMENTS:
+            whole = {name: moments[f"{name}.{key}"] for name, _ in self._parameters()}
+            mine = self.scatter(whole)
+            for name, p in self._parameters():
+                if self.stage == 3:
+                    utils.safe_set_local_optimizer_state(p, mine[name], key)
+                elif self.stage == 0:
+                    state[p][key].copy_(mine[name])
+                else:
+                    utils.safe_set_full_optimizer_state(p, mine[name], key)
+        for values in state.values():
+            values["step"].fill_(float(steps))
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.module.named_parameters())
+
+    def _states(self) -> Any:
+        """Adam's state, created where torch has left that to the first step."""
+        optimizer = self._engine.optimizer
+        if self.stage == 0:
+            base, flat = optimizer, list(self.module.parameters())
+        elif self.stage < 3:
+            base, flat = optimizer.optimizer, optimizer.single_partition_of_fp32_groups
+        else:
+            base, flat = optimizer.optimizer, optimizer.fp32_partitioned_groups_flat
+        for p in flat:
+            if not base.state[p]:
+                base.state[p] = {"step": torch.tensor(0.0)}
+                base.state[p] |= {key: torch.zeros_like(p) for key in MOMENTS}
+        if self.stage in (1, 2):
+            optimizer._lazy_init_hp_params_optimizer_state()
+        return base.state
+
+
+def deepspeed_config(player: PlayerConfig, plan: Plan, precision: str) -> dict[str, Any]:
+    """The engine's configuration, with every option that changes results written down."""
+    config: dict[str, Any] = {
+        "train_batch_size": plan.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": player.clip,
+        "steps_per_print": 2**31 - 1,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": player.zero.stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "round_robin_gradients": False,
+        },
+        "communication_data_type": "fp32",
+    }
+    if precision == "bf16" and player.zero.stage > 0:
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return config

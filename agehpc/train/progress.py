@@ -1,0 +1,37 @@
+"""Counters of a run, and what is due between two of their values."""
+
+import math
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done.
+        samples_seen: real samples that the generator-side turns consumed, over all ranks; also
+            the position of the next sample in the run's order.
+    """
+
+    step: int = 0
+    samples_seen: int = 0
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of samples seen."""
+        return self.samples_seen / 1000
+
+    def after(self, global_batch: int) -> "Progress":
+        """The counters one step later."""
+        return replace(self, step=self.step + 1, samples_seen=self.samples_seen + global_batch)
+
+
+def is_due(every_kimg: float, before: Progress, now: Progress) -> bool:
+    """Whether a multiple of `every_kimg` lies in (before, now]; never where it is 0.
+
+    A function of the counters alone, so that a resumed run ticks where an undisturbed one does.
+    """
+    if every_kimg <= 0:
+        return False
+    return math.floor(now.kimg / every_kimg) > math.floor(before.kimg / every_kimg)

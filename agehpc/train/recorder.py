@@ -1,0 +1,115 @@
+"""What rank 0 writes down during a run: metrics, evaluations, pictures."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from agehpc.config.schema import Config
+from agehpc.observe.metrics import MetricsLog
+from agehpc.observe.throughput import Rates
+from agehpc.train.progress import Progress
+
+WALL_CLOCK = frozenset(
+    {"time", "wall_s", "samples_per_s", "s_per_kimg", "wait_share", "tick_s", "sample_s", "save_s"}
+    | {"memory_gib"}
+)
+"""Columns of metrics.jsonl and evaluations.jsonl that differ between equal runs."""
+
+
+class Recorder:
+    """The files of a run that grow; cut back to the step that a start goes on from.
+
+    Args:
+        run: the run directory.
+        config: the run's.
+        step: optimizer steps done in the checkpoint that is resumed from; 0 for a new run.
+    """
+
+    def __init__(self, run: Path, config: Config, step: int) -> None:
+        self.run = run
+        self._metrics = MetricsLog(run / "metrics.jsonl")
+        self._evaluations = MetricsLog(run / "evaluations.jsonl")
+        for log in (self._metrics, self._evaluations):
+            log.cut_back(step)
+        self._board = None
+        if config.observe.tensorboard:
+            from agehpc.observe.tensorboard import TensorBoard
+
+            self._board = TensorBoard(run / "tensorboard", step or None)
+        self._started = time.monotonic()
+        (run / "samples").mkdir(exist_ok=True)
+
+    def metrics(
+        self,
+        progress: Progress,
+        means: Mapping[str, float],
+        rates: Rates,
+        device: torch.device,
+    ) -> None:
+        """Append a tick."""
+        row = {
+            "kimg": progress.kimg,
+            "step": progress.step,
+            **means,
+            **rates.row(),
+            "memory_gib": peak_memory_gib(device),
+        }
+        self._metrics.append(row | self._clock())
+        if self._board is not None:
+            self._board.scalars(progress.step, {k: v for k, v in row.items() if k != "step"})
+
+    def evaluation(self, progress: Progress, value: float, count: int, split: str) -> None:
+        """Append a reconstruction figure."""
+        row = {
+            "kimg": progress.kimg,
+            "step": progress.step,
+            "metric": "reconstruction_psnr_db",
+            "value": value,
+            "samples": count,
+            "split": split,
+        }
+        self._evaluations.append(row | self._clock())
+        if self._board is not None:
+            self._board.scalars(progress.step, {f"{split}/reconstruction_psnr_db": value})
+
+    def sample_stem(self, progress: Progress) -> Path:
+        """Path of a step's sample grid, without its suffix."""
+        return self.run / "samples" / f"step-{progress.step:08d}-grid"
+
+    def pictures(self, progress: Progress, paths: list[Path]) -> None:
+        """Show the PNG among the paths in TensorBoard."""
+        if self._board is None:
+            return
+        import numpy as np
+        from PIL import Image
+
+        for path in paths:
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    self._board.picture(progress.step, "grid", np.asarray(image.convert("RGB")))
+
+    def sync(self) -> None:
+        """Force what was written to the disk, before a checkpoint that counts on it."""
+        self._metrics.sync()
+        self._evaluations.sync()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._metrics.close()
+        self._evaluations.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _clock(self) -> dict[str, float]:
+        return {"time": time.time(), "wall_s": time.monotonic() - self._started}
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory of this process: CUDA's allocator on a GPU, resident size on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

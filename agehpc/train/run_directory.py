@@ -1,0 +1,61 @@
+"""Preparing a run directory: is it free, is it this run's, where does it go on from."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from agehpc import checkpoints
+from agehpc.config.run_files import NAME, is_same_run, write_run_config
+from agehpc.config.schema import Config
+from agehpc.errors import RunError
+from agehpc.observe import environment
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def opened(run: Path, config: Config, hosts: list[str]) -> Iterator[Path | None]:
+    """Hold a run directory for one training process at a time. Rank 0 calls it.
+
+    Yields the checkpoint to resume from, verified, or None for a new run.
+
+    Raises:
+        RunError: the directory holds another run, other files, or is being trained in.
+        OSError: as the file system does.
+    """
+    check(run, config)
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise RunError(
+                f"{run} is being trained in by {holder}; wait for it, or give another --out"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        newest = checkpoints.newest(run)
+        if newest is not None:
+            checkpoints.verify(newest)
+        write_run_config(run, config)
+        environment.write(run / "environment.json", environment.describe(hosts))
+        yield newest
+
+
+def check(run: Path, config: Config) -> None:
+    """Raise RunError unless the directory is new, empty or this run's own. Writes nothing."""
+    if run.exists() and not run.is_dir():
+        raise RunError(f"--out {run} is a file; give a directory")
+    if not is_same_run(run, config) and run.is_dir():
+        others = sorted(p.name for p in run.iterdir() if p.name not in (LOCK, "logs"))
+        if others:
+            raise RunError(
+                f"--out {run} holds {others[0]} but no {NAME}: it is no run directory; "
+                "give a new or empty one"
+            )

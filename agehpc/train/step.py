@@ -1,0 +1,66 @@
+"""One optimizer step: a system's turns, run in order on the players' engines."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from agehpc.systems.turns import Micro, Outputs, System, Turn, detached
+from agehpc.train.engines import Engine
+
+
+def run_turns(
+    system: System, engines: Mapping[str, Engine], micros: Sequence[Micro], *, shared_forward: bool
+) -> dict[str, Tensor]:
+    """Train every player once, each on all micro-batches of the step. Collective.
+
+    Args:
+        system: its turns.
+        engines: one a player.
+        micros: this rank's micro-batches.
+        shared_forward: a maker's forward runs once, before the first turn, and its own turn uses
+            that graph (one micro-batch, ZeRO stage 2 at most). Otherwise other players' turns get
+            a forward without gradients that updates no statistics.
+
+    Returns:
+        Detached scalars for the metrics, of the last micro-batch, on the device.
+    """
+    ready: dict[str, Outputs] = {}
+    if shared_forward:
+        (micro,) = micros
+        for maker in dict.fromkeys(turn.maker for turn in system.turns):
+            ready[maker] = system.make(maker, engines[maker].forward, micro)
+    statistics: dict[str, Tensor] = {}
+    for turn in system.turns:
+        statistics |= _take(turn, system, engines, micros, ready)
+    return statistics
+
+
+def _take(
+    turn: Turn,
+    system: System,
+    engines: Mapping[str, Engine],
+    micros: Sequence[Micro],
+    ready: Mapping[str, Outputs],
+) -> dict[str, Tensor]:
+    player = engines[turn.player]
+    forwards = {name: engine.forward for name, engine in engines.items()}
+    trains_maker = turn.player == turn.maker
+    statistics: dict[str, Tensor] = {}
+    with ExitStack() as others:
+        for name, engine in engines.items():
+            if name != turn.player:
+                others.enter_context(engine.frozen())
+        for micro in micros:
+            made = ready.get(turn.maker)
+            if made is None:
+                with torch.set_grad_enabled(trains_maker):
+                    made = system.make(turn.maker, engines[turn.maker].forward, micro)
+            if not trains_maker:
+                made = detached(made)
+            loss, told = turn.loss(forwards, micro, made)
+            player.backward(loss)
+            player.step()
+            statistics |= told
+    return statistics
