@@ -35,7 +35,8 @@ class Status:
         """Return the tick as one line."""
         return "  ".join(
             [
-                f"kimg {self.kimg:.1f}/{self.total_kimg:.1f}",
+                # A demo's few kimg need the second digit that a cluster's thousands do not.
+                f"kimg {self.kimg:.{2 if self.total_kimg < 10 else 1}f}/{self.total_kimg:g}",
                 f"step {self.step}",
                 self.figures(),
                 f"eta {duration(self.eta_s)}",

@@ -64,11 +64,16 @@ def image_age_64() -> Config:
     return Config(
         run=RunConfig(recipe="image_age_64"),
         data=DataConfig(kind="image", size=64, frames=1),
-        system=AgeSystem(reconstruction_weight=20.0),
-        model=ModelConfig(latent=128, encoder=network, generator=network, discriminator=network),
+        system=AgeSystem(reconstruction_weight=20.0, squared_weight=5.0),
+        model=ModelConfig(
+            latent=128,
+            encoder=network,
+            generator=network.model_copy(update={"slope": 0.0}),
+            discriminator=network,
+        ),
         players={
             "autoencoder": PlayerConfig(
-                optim=OptimConfig(lr=4e-4), ema=EmaConfig(half_life_kimg=4.0)
+                optim=OptimConfig(lr=4e-4), ema=EmaConfig(half_life_kimg=4.4, ramp_up=0.15)
             ),
             "critics": PlayerConfig(optim=OptimConfig(lr=2e-4)),
         },

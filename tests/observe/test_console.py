@@ -22,7 +22,7 @@ STATUS = Status(
     eta_s=192.4,
     values={"rec": 0.21337, "adv": 0.69},
 )
-LINE = "kimg 12.0/100.0  step 375  412.3 samples/s  wait 2.1%  rec 0.213  adv 0.69  eta 3m12s"
+LINE = "kimg 12.0/100  step 375  412.3 samples/s  wait 2.1%  rec 0.213  adv 0.69  eta 3m12s"
 
 
 class Terminal(io.StringIO):
@@ -106,3 +106,8 @@ def test_every_rank_logs_to_its_file_and_appends(tmp_path, capsys):
     assert (tmp_path / "logs" / "rank0.log").read_text().count("\n") == 2
     assert capsys.readouterr().err == "WARNING: loud\n"
     assert logging.getLogger("agehpc").handlers == []
+
+
+def test_a_short_run_shows_hundredths():
+    short = Status(kimg=0.25, total_kimg=8.0, step=16, rates=STATUS.rates, eta_s=1.0)
+    assert short.line().startswith("kimg 0.25/8  step 16")
