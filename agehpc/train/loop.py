@@ -84,19 +84,20 @@ class Trainer:
         self.snapshot = Snapshot(config, plan, ranks.device) if self.speaks else None
         self.recorder = Recorder(run, config, self.progress.step) if self.speaks else None
         self.meter = Meter()
+        self.started = time.monotonic()
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
         total = math.ceil(self.config.train.kimg * 1000)
         batches = self._batches()
-        started = time.monotonic()
+        self.started = time.monotonic()
         try:
             with StopFlag() as flag:
                 while self.progress.samples_seen < total:
                     before = self.progress
                     self._step([self._next(batches) for _ in range(self.plan.accumulation)])
-                    if self._minutes_are_over(started):
+                    if self._seconds_left() <= 0:
                         flag.request("minutes")
                     reason = agree(flag)
                     done = self.progress.samples_seen >= total or reason == "minutes"
@@ -170,7 +171,9 @@ class Trainer:
                 total_kimg=total,
                 step=self.progress.step,
                 rates=rates,
-                eta_s=rates.eta_s(round(total * 1000) - self.progress.samples_seen),
+                eta_s=rates.eta_s(
+                    round(total * 1000) - self.progress.samples_seen, self._seconds_left()
+                ),
                 values={_SHORT.get(name, name): value for name, value in means.items()},
             )
         )
@@ -231,9 +234,10 @@ class Trainer:
             noise=None if noise_BZ is None else noise_BZ.to(device, non_blocking=True),
         )
 
-    def _minutes_are_over(self, started: float) -> bool:
+    def _seconds_left(self) -> float:
+        """Seconds until this start has trained as long as it may."""
         limit = self.config.train.max_minutes
-        return limit is not None and time.monotonic() - started >= 60 * limit
+        return math.inf if limit is None else 60 * limit - (time.monotonic() - self.started)
 
 
 def _moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
