@@ -24,7 +24,8 @@ class NormLeakyReLU(nn.Module):
 
     `batch` takes statistics over the rank's batch and space, `sync_batch` over all ranks',
     `group` over groups of channels of one sample, `none` passes the input on. Statistics and
-    parameters are float32 whatever the input; twice differentiable in every form.
+    parameters are float32 whatever the input (float64 after `.double()`, for float64 inputs);
+    twice differentiable in every form.
 
     A network that sees several streams with different statistics keeps a bank of running
     statistics for each: pass its index to `forward`.
@@ -83,9 +84,10 @@ class NormLeakyReLU(nn.Module):
             [B, C, *] in the dtype of `x`.
         """
         if self.norm == "group":
-            x = F.group_norm(x.float(), self.groups, self.weight, self.bias, self.eps).to(x.dtype)
+            wide = F.group_norm(_widened(x), self.groups, self.weight, self.bias, self.eps)
+            x = wide.to(x.dtype)
         elif self.norm != "none":
-            x = self._batch_norm(x.float(), bank).to(x.dtype)
+            x = self._batch_norm(_widened(x), bank).to(x.dtype)
         return x if self.slope == 1.0 else F.leaky_relu(x, self.slope)
 
     def _batch_norm(self, x: Tensor, bank: int) -> Tensor:
@@ -116,6 +118,10 @@ class NormLeakyReLU(nn.Module):
         """Count a batch for the running statistics and return its weight."""
         self.batches_tracked[bank] += 1
         return 1.0 / int(self.batches_tracked[bank]) if self.cumulative else self.momentum
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def global_moments(x: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, Tensor, int]:
