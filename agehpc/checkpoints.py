@@ -45,6 +45,7 @@ def write(
     Raises:
         OSError: as the file system does; nothing partial is left.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = run / "checkpoints" / f"step-{step:08d}"
@@ -53,10 +54,11 @@ def write(
     partial.mkdir(parents=True)
     try:
         for name, values in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in values.items()},
-                partial / f"{name}.safetensors",
-            )
+            path = partial / f"{name}.safetensors"
+            try:
+                save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, path)
+            except SafetensorError as error:  # a full disk comes as this, not as an OSError
+                raise OSError(f"{path}: {error}") from error
         (partial / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
         files = {
             p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}

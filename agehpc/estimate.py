@@ -12,7 +12,7 @@ from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.models.geometry import geometry
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro, detached
+from agehpc.systems.turns import Micro
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,26 @@ def estimate(config: Config, plan: Plan) -> Estimate:
         geo = geometry(config)
         x_BCS = torch.empty(plan.micro_batch, geo.channels, *geo.shapes[0])
         z_BZ = torch.empty(plan.micro_batch, config.model.latent)
+    parameters_at = {p.untyped_storage()._cdata for m in players.values() for p in m.parameters()}
     saved: dict[int, int] = {}
     kept: list[Tensor] = []  # while counted, so that no address is used twice
 
     def count(tensor: Tensor) -> Tensor:
         kept.append(tensor)
-        if not isinstance(tensor, torch.nn.Parameter):
-            saved[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-            kept.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters_at:
+            saved[storage._cdata] = storage.nbytes()
         return tensor
 
-    micro = Micro(x_BCS, z_BZ, samples_seen=0, step=0)
+    # Past any warm-up, and where R1 is due: the dearest step.
+    micro = Micro(x_BCS, z_BZ, 2**62, 0, z_BZ if config.system.latent_noise > 0 else None)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         for turn in system.turns:
-            made = system.make(turn.maker, players[turn.maker], micro)
-            turn.loss(players, micro, made if turn.player == turn.maker else detached(made))
+            for name, player in players.items():
+                player.requires_grad_(name == turn.player)
+            with torch.set_grad_enabled(turn.player == turn.maker):
+                made = system.make(turn.maker, players[turn.maker], micro)
+            turn.loss(players, micro, made)
     parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in players.items()}
     states = {
         name: _states(number, plan.world_size, config.players[name].ema.half_life_kimg > 0)

@@ -16,6 +16,7 @@ class Plan:
         micro_batch: samples of one forward on one rank.
         accumulation: micro-batches of one optimizer step on each rank.
         global_batch: world_size x micro_batch x accumulation.
+        samples: samples that the whole run is to see, at least.
         steps: optimizer steps of the whole run.
         shared_forward: the autoencoder's forward runs once a step, before the critics' turn, and
             its own turn uses the same graph.
@@ -25,6 +26,7 @@ class Plan:
     micro_batch: int
     accumulation: int
     global_batch: int
+    samples: int
     steps: int
     shared_forward: bool
 
@@ -59,11 +61,13 @@ def make_plan(config: Config, world_size: int) -> Plan:
             "moments and the norms need; raise --train.micro-batch or --train.global-batch to 2"
         )
     accumulation = share // micro
+    samples = max(1, round(train.kimg * 1000))  # whole: 0.057 * 1000 is above 57 in floats
     return Plan(
         world_size=world_size,
         micro_batch=micro,
         accumulation=accumulation,
         global_batch=batch,
-        steps=math.ceil(train.kimg * 1000 / batch),
+        samples=samples,
+        steps=math.ceil(samples / batch),
         shared_forward=accumulation == 1 and config.players["autoencoder"].zero.stage <= 2,
     )

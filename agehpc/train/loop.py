@@ -89,7 +89,7 @@ class Trainer:
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
-        total = math.ceil(self.config.train.kimg * 1000)
+        total = self.plan.samples
         batches = self._batches()
         self.started = time.monotonic()
         try:
@@ -161,18 +161,20 @@ class Trainer:
             )
             error.silent = not self.speaks
             raise error
-        if self.recorder is None:
-            return
-        self.recorder.metrics(self.progress, means, rates, self.ranks.device)
-        total = self.config.train.kimg
+
+        def write() -> None:
+            assert self.recorder is not None
+            self.recorder.metrics(self.progress, means, rates, self.ranks.device)
+
+        together(write)  # on a full disk every rank ends, and says so once
         self.console.tick(
             Status(
                 kimg=self.progress.kimg,
-                total_kimg=total,
+                total_kimg=self.config.train.kimg,
                 step=self.progress.step,
                 rates=rates,
                 eta_s=rates.eta_s(
-                    round(total * 1000) - self.progress.samples_seen, self._seconds_left()
+                    self.plan.samples - self.progress.samples_seen, self._seconds_left()
                 ),
                 values={_SHORT.get(name, name): value for name, value in means.items()},
             )
@@ -201,8 +203,11 @@ class Trainer:
         together(look)
 
     def _save(self) -> None:
-        if self.recorder is not None:
+        def sync() -> None:
+            assert self.recorder is not None
             self.recorder.sync()
+
+        together(sync)
         path = checkpointing.save(
             self.run, self.config, self.progress, self.engines, self.emas, self.snapshot
         )

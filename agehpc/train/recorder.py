@@ -40,6 +40,8 @@ class Recorder:
             self._board = TensorBoard(run / "tensorboard", step or None)
         self._started = time.monotonic()
         (run / "samples").mkdir(exist_ok=True)
+        for left in (run / "samples").glob(".*.partial*"):  # by a process killed while it wrote
+            left.unlink()
 
     def metrics(
         self,
