@@ -1,0 +1,1 @@
+"""Shards: packing, order, decoding and loading."""

@@ -1,0 +1,81 @@
+"""Checks of the shards against the configuration, before anything is trained."""
+
+from pathlib import Path
+
+from agehpc.config.schema import DataConfig
+from agehpc.data.clips import span
+from agehpc.data.index import read_index
+from agehpc.data.shards import Manifest, Split
+from agehpc.errors import ConfigError, DataError
+
+PACK = "pack again with `agehpc data pack`"
+
+
+def check(data: DataConfig, manifest: Manifest) -> DataConfig:
+    """Return `data` with dataset_id and channels filled in from the manifest.
+
+    ConfigError where the configuration does not fit the shards (kind, size, identity, clips that
+    are too short), DataError where shards are missing, empty or of the wrong length.
+    """
+    _fits(data, manifest)
+    if not manifest.samples("train"):
+        raise DataError(f"the training split of {data.shards} is empty; {PACK}")
+    for split in manifest.splits:
+        _present(data.shards, manifest, split)
+        _long_enough(data, manifest, split)
+    channels = data.channels or manifest.channels
+    if channels not in (1, 3):
+        raise ConfigError(f"--data.channels must be 1 (grey) or 3 (RGB): got {channels}")
+    filled = data.model_dump() | {"dataset_id": manifest.dataset_id, "channels": channels}
+    return DataConfig.model_validate(filled)
+
+
+def _fits(data: DataConfig, manifest: Manifest) -> None:
+    if data.kind != manifest.kind:
+        raise ConfigError(
+            f"{data.shards} holds {manifest.kind} shards but --data.kind is {data.kind}: "
+            f"choose a recipe for {manifest.kind}s, or other shards"
+        )
+    if data.size != manifest.size:
+        raise ConfigError(
+            f"{data.shards} was packed at {manifest.size} pixels but --data.size is {data.size}: "
+            f"set --data.size {manifest.size}, or {PACK} --size {data.size}"
+        )
+    if data.dataset_id not in (None, manifest.dataset_id):
+        raise ConfigError(
+            f"{data.shards} is not the data of this run: its dataset id is "
+            f"{manifest.dataset_id}, the run's is {data.dataset_id}; set --data.shards to the "
+            "folder that the run started with, or start another run"
+        )
+
+
+def _present(directory: str, manifest: Manifest, split: Split) -> None:
+    for shard in manifest.splits[split]:
+        path = Path(directory) / shard.name
+        try:
+            length = path.stat().st_size
+        except FileNotFoundError:
+            raise DataError(f"shard {path} is missing; copy it again or {PACK}") from None
+        if length != shard.bytes:
+            what = "is empty" if length == 0 else f"is {length} bytes long"
+            raise DataError(
+                f"shard {path} {what} but should have {shard.bytes} bytes; copy it again or {PACK}"
+            )
+
+
+def _long_enough(data: DataConfig, manifest: Manifest, split: Split) -> None:
+    if data.short_clips == "loop":
+        return
+    stride = max(data.strides)
+    need = span(data.frames, stride)
+    suspects = [shard.name for shard in manifest.splits[split] if shard.least_frames < need]
+    if not suspects:
+        return
+    lengths = [s.frames for name in suspects for s in read_index(data.shards, name).samples]
+    short = [length for length in lengths if length < need]
+    raise ConfigError(
+        f"{len(short)} of {manifest.samples(split)} {split} clips in {data.shards} are shorter "
+        f"than the {need} frames that --data.frames {data.frames} at stride {stride} needs (the "
+        f"shortest has {min(short)}): set --data.short-clips loop, or lower --data.frames or "
+        "--data.strides"
+    )

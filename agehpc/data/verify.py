@@ -1,0 +1,144 @@
+"""`agehpc data verify`: every byte of a folder of shards, and every sample decoded."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from agehpc.errors import EXIT_DONE, EXIT_FAILURE, DataError, UsageError
+
+if TYPE_CHECKING:  # imported when there is something to verify: help must answer at once
+    from agehpc.data.index import Index, Sample
+    from agehpc.data.shards import Manifest, ShardInfo
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a folder of shards: manifest, checksums, tars, indices, and every sample decoded.
+
+    Prints one line a problem and exits 1 where there is any.
+    """
+
+    directory: Annotated[str, Positional, arg(metavar="DIR", help_behavior_hint="(required)")] = ""
+    """Folder made by `agehpc data pack`."""
+    quick: Annotated[bool, FlagCreatePairsOff] = False
+    """Check lengths and checksums of the shards only."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print the result as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `agehpc data verify`."""
+    from agehpc.data.shards import read_manifest
+
+    flags = tyro.cli(Verify, prog="agehpc data verify", args=argv)
+    if not flags.directory:
+        raise UsageError("agehpc data verify needs DIR: name a folder of shards")
+    manifest = read_manifest(flags.directory)
+    found = []
+    for problem in problems(Path(flags.directory), manifest, quick=flags.quick):
+        found.append(problem)
+        if not flags.json:
+            sys.stdout.write(problem + "\n")
+    samples = sum(manifest.samples(split) for split in manifest.splits)
+    if flags.json:
+        about = {"dataset_id": manifest.dataset_id, "samples": samples, "problems": found}
+        sys.stdout.write(json.dumps(about, indent=2) + "\n")
+    else:
+        verdict = f"{len(found)} problem(s)" if found else "no problems"
+        sys.stdout.write(f"{flags.directory}: {samples} samples, {verdict}\n")
+    return EXIT_FAILURE if found else EXIT_DONE
+
+
+def problems(directory: Path, manifest: "Manifest", *, quick: bool) -> Iterator[str]:
+    """Yield one line for everything that is wrong."""
+    from agehpc.data.shards import dataset_id
+
+    identity = dataset_id(
+        manifest.kind, manifest.size, manifest.channels, manifest.classes, manifest.splits
+    )
+    if identity != manifest.dataset_id:
+        yield (
+            f"{directory}: dataset id {identity} by its shards, the manifest says "
+            f"{manifest.dataset_id}"
+        )
+    for shards in manifest.splits.values():
+        for shard in shards:
+            yield from _shard(directory, manifest, shard, quick)
+
+
+def _shard(directory: Path, manifest: "Manifest", shard: "ShardInfo", quick: bool) -> Iterator[str]:
+    from agehpc.data.index import describe, index_name, read_index, scan
+
+    path = directory / shard.name
+    if not path.is_file():
+        yield f"{path}: missing"
+        return
+    try:
+        if not (directory / index_name(shard.name)).is_file():
+            yield f"{path}: its index {index_name(shard.name)} is missing"
+        index = read_index(directory, shard.name)
+    except DataError as error:
+        yield str(error)
+        return
+    seen = describe(path, index)
+    for field in type(seen).model_fields:
+        found, wanted = getattr(seen, field), getattr(shard, field)
+        if found != wanted:
+            yield f"{path}: {field} {found}, the manifest says {wanted}"
+    if quick:
+        return
+    try:
+        yield from _members(path, index, scan(path))
+    except DataError as error:
+        yield str(error)
+    yield from _samples(path, manifest, index)
+
+
+def _members(path: Path, index: "Index", scanned: "Index") -> Iterator[str]:
+    """Compare the index with what the tar holds."""
+    keys = [sample.key for sample in index.samples]
+    if keys != [sample.key for sample in scanned.samples]:
+        yield f"{path}: its samples are not those of its index"
+        return
+    for wanted, found in zip(index.samples, scanned.samples, strict=True):
+        for field in type(wanted).model_fields:
+            if getattr(wanted, field) != getattr(found, field):
+                yield f"{path}: sample {wanted.key}: {field} is not what the index says"
+
+
+def _samples(path: Path, manifest: "Manifest", index: "Index") -> Iterator[str]:
+    """Decode every sample."""
+    with path.open("rb") as file:
+        for sample in index.samples:
+            try:
+                _sample(file.fileno(), f"{path}: sample {sample.key}", manifest, sample)
+            except DataError as error:
+                yield str(error)
+
+
+def _sample(descriptor: int, where: str, manifest: "Manifest", sample: "Sample") -> None:
+    import numpy as np
+
+    from agehpc.data.decode import decode_image, decode_video
+    from agehpc.data.index import read_member
+
+    media = read_member(descriptor, sample.media)
+    if media is None:
+        raise DataError(f"{where}: its media bytes do not match their checksum")
+    if manifest.kind == "video":
+        frames = np.arange(sample.frames)
+        x_THWC = decode_video(media, frames, sample.frames, where, manifest.size)
+    else:
+        x_THWC = decode_image(media, where)
+    if x_THWC.shape[1:3] != (manifest.size, manifest.size):
+        raise DataError(f"{where}: {x_THWC.shape[2]}x{x_THWC.shape[1]} pixels")
+    about = read_member(descriptor, sample.json_member)
+    wanted = {"frames": sample.frames, "label": sample.label, "crc32": sample.media.crc32}
+    if about is None or wanted.items() - json.loads(about).items():
+        raise DataError(f"{where}: its json member is not what the index says")
