@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	test -f shards/demo/manifest.json || $(BIN)/agehpc data demo shards/demo --size 32
+	test -f shards/demo/manifest.json || $(BIN)/agehpc data demo shards/demo
 	$(BIN)/python -m torch.distributed.run --nproc-per-node 2 -m agehpc train video_age_demo \
 		--data.shards shards/demo --out runs/demo
 

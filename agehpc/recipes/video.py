@@ -20,36 +20,41 @@ from agehpc.config.schema import (
 
 
 def video_age_demo() -> Config:
-    """Auto GAN Encoder on the real demo clips: two CPU ranks under ZeRO 2, a few minutes.
+    """Auto GAN Encoder on the real demo clips: two CPU ranks under ZeRO 2, some minutes.
 
-    agehpc data demo shards/demo --size 32
-    torchrun --nproc-per-node 2 -m agehpc train video_age_demo \\
+    agehpc data demo shards/demo
+    python -m torch.distributed.run --nproc-per-node 2 -m agehpc train video_age_demo \\
         --data.shards shards/demo --out runs/demo
     """
-    network = NetworkConfig(width=12, max_width=96)
+    network = NetworkConfig(width=16, max_width=128, kernel=3, norm="sync_batch")
     return Config(
         run=RunConfig(recipe="video_age_demo"),
-        data=DataConfig(kind="video", size=32, frames=16, shuffle_block=512),
-        system=AgeSystem(reconstruction_weight=20.0, adversarial_ramp_kimg=1.0),
+        data=DataConfig(kind="video", size=64, frames=16, shift=2, colour=0.05),
+        system=AgeSystem(
+            reconstruction_weight=12.0,
+            squared_weight=28.0,
+            latent_noise=0.2,
+            warmup_kimg=2.0,
+            adversarial_ramp_kimg=1.0,
+            adversarial_weight=0.25,
+        ),
         model=ModelConfig(
-            latent=64,
+            latent=32,
             encoder=network,
-            generator=network,
+            generator=network.model_copy(update={"slope": 0.0}),
             discriminator=network,
-            latent_discriminator=LatentNetworkConfig(width=128),
-            upsample="resize",
         ),
         players={
             "autoencoder": PlayerConfig(
                 optim=OptimConfig(lr=1e-3),
                 zero=ZeroConfig(stage=2),
-                ema=EmaConfig(half_life_kimg=0.5),
+                ema=EmaConfig(half_life_kimg=0.5, ramp_up=0.15),
             ),
             "critics": PlayerConfig(optim=OptimConfig(lr=2e-4), zero=ZeroConfig(stage=2)),
         },
-        train=TrainConfig(kimg=8.0, max_minutes=6.0, global_batch=16, save_every_kimg=4.0),
+        train=TrainConfig(kimg=8.0, max_minutes=7.0, global_batch=8, save_every_kimg=4.0),
         evaluate=EvaluateConfig(samples=32),
-        observe=ObserveConfig(tick_kimg=0.25, samples_every_kimg=4.0, grid=6),
+        observe=ObserveConfig(tick_kimg=0.25, samples_every_kimg=4.0, grid=4),
         cluster=ClusterConfig(device="cpu", threads=1),
     )
 
@@ -63,15 +68,17 @@ def video_age_64() -> Config:
     network = NetworkConfig(width=16, max_width=128, kernel=3)
     return Config(
         run=RunConfig(recipe="video_age_64"),
-        data=DataConfig(kind="video", size=64, frames=16, shift=2, colour=0.05),
+        data=DataConfig(kind="video", size=64, frames=16, shift=2, colour=0.05, workers=1),
         system=AgeSystem(
             reconstruction_weight=12.0,
             squared_weight=28.0,
             latent_noise=0.2,
-            # Figures form before D has a say: it wins against an untrained generator at once.
-            warmup_kimg=5.0,
+            # Figures form before D has a say, and R1 holds it back: it wins at once otherwise.
+            warmup_kimg=3.0,
             adversarial_ramp_kimg=2.0,
-            adversarial_weight=0.15,
+            adversarial_weight=0.25,
+            r1_gamma=2.0,
+            r1_every=8,
         ),
         model=ModelConfig(
             # A few dozen clips do not fill a prior of 128 dimensions: samples fell to pieces.

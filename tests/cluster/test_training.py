@@ -47,8 +47,7 @@ def train(cluster: Cluster, folder: Path, shards: Path, *flags: str) -> Job:
 
 def test_two_nodes_train_one_run_through_a_requeue(cluster: Cluster, shards: Path, tmp_path: Path):
     flags = {
-        "--data.size": "64",
-        "--data.short-clips": "loop",
+        "--system.warmup-kimg": "0.02",
         "--train.global-batch": "4",
         "--train.kimg": "0.064",
         "--observe.tick-kimg": "0.008",
