@@ -62,8 +62,20 @@ def video_age_demo() -> Config:
 def video_age_64() -> Config:
     """Auto GAN Encoder on clips of 16 frames of 64 x 64, one machine with or without a GPU.
 
-    agehpc data pack VIDEOS shards/clips --size 64 --group-by 'REGEX'
-    agehpc train video_age_64 --data.shards shards/clips --out runs/clips
+    agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
+        --validation-fraction 0.25
+    agehpc train video_age_64 --data.shards shards/actions --out runs/actions \\
+        --train.max-minutes 10
+    agehpc reconstruct runs/actions
+
+    Measured in 10 minutes on 2 CPU cores without a GPU, one process of 2 threads, on a machine
+    that did other work beside (reconstruction PSNR on held-out clips against the mean of the
+    training clips):
+
+    - 56 clips of 7 people, 2 of them held out: 22.7 dB against 20.2 dB after 15.5 kimg. Samples
+      are people who move, with a grid pattern on arms and hands.
+    - 2,000 clips of a coloured shape over black, 200 held out: 25.5 dB against 22.2 dB after 10.5
+      kimg. Samples are moving coloured blobs, some of them two at once.
     """
     network = NetworkConfig(width=16, max_width=128, kernel=3)
     return Config(
