@@ -88,7 +88,7 @@ def pack(plan: Plan, out: Path, *, overwrite: bool, workers: int, progress: Prog
     UsageError where it exists, DataError where no source is usable or the disk is full.
     """
     refuse_existing(out, overwrite)
-    partial = out.absolute().parent / f".{out.name}.{os.getpid()}.partial"
+    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         manifest = _pack_into(partial, plan, workers, progress)
@@ -123,17 +123,19 @@ def _move(partial: Path, out: Path, overwrite: bool) -> None:
 
 
 def _pack_into(partial: Path, plan: Plan, workers: int, progress: Progress) -> Manifest:
-    usable = set(plan.groups)
+    groups = set(plan.groups)
     while True:
         partial.mkdir()
-        splits = split_groups(usable, plan.validation_fraction)
+        splits = split_groups(groups, plan.validation_fraction)
         tally = _pass(partial, plan, splits, workers, progress)
         usable = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
         if not usable:
             raise _nothing_left(plan, tally.rejects)
-        if len(usable) < 2 or not plan.validation_fraction or len({splits[g] for g in usable}) > 1:
+        both = len({splits[group] for group in usable}) > 1
+        if both or not plan.validation_fraction or len(usable) < 2 or usable == groups:
             return _write_manifest(partial, plan, splits, tally)
         # Every source of a split was rejected: split the groups that are left.
+        groups = usable
         shutil.rmtree(partial)
 
 

@@ -1,0 +1,213 @@
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agehpc.data import video
+from agehpc.data.decode import Reader, decode_image, decode_video, to_channels
+from agehpc.data.index import index_name, read_index, scan
+from agehpc.data.shards import read_manifest
+from agehpc.errors import DataError
+from tests.data.samples import decode_pyav, ramp
+
+
+@pytest.fixture
+def copied(demo_shards: Path, tmp_path: Path) -> Path:
+    """A copy of the demo's shards that a test may damage."""
+    return Path(shutil.copytree(demo_shards, tmp_path / "shards"))
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_pixels_equal_pyav_bit_for_bit(demo_shards: Path):
+    """On every packed clip, for ranges and strides, with and without the fast path."""
+    reader = Reader(demo_shards, read_manifest(demo_shards), "train")
+    for index in range(8):
+        media = reader.read(0, index)
+        whole = decode_pyav(media)
+        frames = reader.sample(0, index).frames
+        assert len(whole) == frames
+        for indices in (np.arange(frames), np.array([3, 5, 7, 9]), np.array([17, 18]), [20, 2, 2]):
+            for size in (64, None):
+                got = decode_video(media, np.asarray(indices), frames, "x", size)
+                np.testing.assert_array_equal(got, whole[indices])
+
+
+@pytest.mark.parametrize("size", [8, 16, 28, 32, 48, 96, 128])
+def test_every_width_is_read(size: int):
+    """decord mistakes the padding of rows for channels at 16, 32, 48 and 96 pixels."""
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 256, (6, size, size, 3), dtype=np.uint8))
+    media = video.encode(frames, Fraction(25), gop=4, crf=18)
+    got = decode_video(media, np.array([5, 1, 2]), 6, "x", size)
+    np.testing.assert_array_equal(got, decode_pyav(media)[[5, 1, 2]])
+
+
+def test_another_number_of_frames_is_damage():
+    media = video.encode(ramp(6, 16, 16), Fraction(25), gop=4, crf=18)
+    with pytest.raises(DataError, match="here is damaged: its header does not declare 9 frames"):
+        decode_video(media, np.arange(3), 9, "here")
+
+
+MUTATE = """
+import random, sys
+from pathlib import Path
+import numpy as np
+from agehpc.data.decode import Reader, decode_video
+from agehpc.data.shards import read_manifest
+from agehpc.errors import DataError
+
+folder = Path(sys.argv[1])
+reader = Reader(folder, read_manifest(folder), "train")
+generator = random.Random(0)
+counts = {"damaged": 0, "decoded": 0}
+for number in range(60):
+    index = number % 8
+    data = bytearray(reader.read(0, index))
+    kind = number % 5
+    if kind == 0:  # anywhere, the headers included
+        for _ in range(generator.randint(1, 30)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+    elif kind == 1:  # in the headers, where offsets and counts are
+        for _ in range(generator.randint(1, 6)):
+            data[generator.randrange(min(1200, len(data)))] = generator.randrange(256)
+    elif kind == 2:
+        data = data[: generator.randrange(1, len(data))]
+    elif kind == 3:  # the number of frames: decord reserves memory for it
+        for table in (b"stts", b"stsz"):
+            at = data.index(table) + 12
+            data[at : at + 4] = generator.randrange(2**31, 2**32).to_bytes(4, "big")
+    else:  # chunk offsets past the end: what crashes decord when it reads from memory
+        at = data.index(b"stco") + 12
+        data[at : at + 4] = generator.randrange(len(data), 2**31).to_bytes(4, "big")
+    frames = reader.sample(0, index).frames
+    try:
+        pixels = decode_video(bytes(data), np.arange(0, frames, 2), frames, "clip", 64)
+    except DataError:
+        counts["damaged"] += 1
+    else:
+        assert pixels.shape == (len(range(0, frames, 2)), 64, 64, 3)
+        counts["decoded"] += 1
+sys.stdout.write(f"{counts['damaged']} {counts['decoded']}")
+"""
+
+
+def test_damaged_clips_never_crash_the_process(demo_shards: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", MUTATE, str(demo_shards)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refused, decoded = map(int, done.stdout.split())
+    assert refused + decoded == 60
+    assert refused > 30
+    assert done.stderr == ""
+
+
+def test_a_flipped_byte_is_found_by_its_checksum(copied: Path):
+    manifest = read_manifest(copied)
+    member = read_index(copied, "train-000000.tar").samples[2].media
+    flip(copied / "train-000000.tar", member.offset + member.size // 2)
+    reader = Reader(copied, manifest, "train")
+    reader.read(0, 1)
+    with pytest.raises(
+        DataError, match=r"train-000000\.tar: sample train-000000-000002 .*checksum.*verify"
+    ):
+        reader.read(0, 2)
+
+
+def test_without_an_index_the_tar_is_scanned(copied: Path):
+    with_index = read_index(copied, "train-000000.tar")
+    member = with_index.samples[6].media
+    flip(copied / "train-000000.tar", member.offset + member.size // 2)
+    (copied / index_name("train-000000.tar")).unlink()
+    assert read_index(copied, "train-000000.tar") == with_index
+    reader = Reader(copied, read_manifest(copied), "train")
+    reader.read(0, 3)
+    with pytest.raises(DataError, match="checksum"):
+        reader.read(0, 6)
+
+
+def test_offsets_agree_with_tarfile(demo_shards: Path):
+    path = demo_shards / "validation-000000.tar"
+    raw = path.read_bytes()
+    with tarfile.open(path) as tar:
+        contents = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore
+    samples = read_index(demo_shards, path.name).samples
+    found = {
+        m.name: raw[m.offset : m.offset + m.size] for s in samples for m in (s.media, s.json_member)
+    }
+    assert found == contents
+
+
+@pytest.mark.parametrize("where", ["member", "header", "between", "start"])
+def test_a_truncated_tar_is_an_error_with_its_offset(copied: Path, where: str):
+    path = copied / "train-000000.tar"
+    third = read_index(copied, path.name).samples[3].json_member
+    length = {
+        "member": third.offset + third.size // 2,
+        "header": third.offset - 256,
+        "between": third.offset - 512,
+        "start": 100,
+    }[where]
+    os.truncate(path, length)
+    message = "not a readable tar" if where == "start" else rf"ends at byte {length}.*byte \d+"
+    with pytest.raises(DataError, match=message):
+        scan(path)
+
+
+def test_an_index_without_its_tar_and_a_broken_index(copied: Path):
+    manifest = read_manifest(copied)
+    (copied / "train-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"cannot read shard .*train-000000\.tar"):
+        Reader(copied, manifest, "train").read(0, 0)
+    (copied / index_name("validation-000000.tar")).write_text("{")
+    with pytest.raises(DataError, match=r"validation-000000\.idx\.json is damaged"):
+        Reader(copied, manifest, "validation").read(0, 0)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_files_are_closed_with_the_reader(demo_shards: Path):
+    before = open_files()
+    reader = Reader(demo_shards, read_manifest(demo_shards), "train")
+    reader.read(0, 0)
+    assert open_files() == before + 1
+    del reader
+    assert open_files() == before
+
+
+def test_images():
+    rgb_HWC = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    for pixels in (rgb_HWC, rgb_HWC[..., 0]):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        got = decode_image(out.getvalue(), "x")
+        np.testing.assert_array_equal(got, pixels.reshape(1, 9, 7, -1))
+    with pytest.raises(DataError, match="here is damaged"):
+        decode_image(out.getvalue()[:40], "here")
+
+
+def test_grey_is_pillows():
+    rgb_HWC = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    grey = np.asarray(Image.fromarray(rgb_HWC).convert("L"))
+    np.testing.assert_array_equal(to_channels(rgb_HWC[None], 1), grey[None, ..., None])
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(to_channels(to_channels(levels, 3), 1), levels)

@@ -1,0 +1,106 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agehpc.data.commands import main
+from agehpc.data.shards import Manifest, read_manifest
+
+
+def pack(source: Path, *flags: str) -> tuple[Manifest, dict[str, Image.Image]]:
+    """Pack and return the manifest and the packed images by source name."""
+    out = source.parent / "packed"
+    assert main(["pack", str(source), str(out), "--size", "16", "--overwrite", *flags]) == 0
+    found = {}
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            files = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore
+        for name, data in files.items():
+            if name.endswith("json"):
+                media = next(d for n, d in files.items() if n[:-4] == name[:-5] and d != data)
+                found[json.loads(data)["source"]] = Image.open(io.BytesIO(media))
+    assert main(["verify", str(out)]) == 0
+    return read_manifest(out), found
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def test_channels_are_grey_only_where_all_are(images: Path):
+    Image.new("L", (20, 30), 77).save(images / "grey.png")
+    Image.new("1", (20, 30), 1).save(images / "bits.png")
+    manifest, packed = pack(images)
+    assert manifest.channels == 1
+    assert {image.mode for image in packed.values()} == {"L"}
+    assert manifest.fps is None
+    Image.new("RGB", (20, 30), "red").save(images / "red.png")
+    assert pack(images)[0].channels == 3
+    assert pack(images, "--channels", "1")[0].channels == 1
+
+
+def test_bytes_at_size_are_kept(images: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "same.jpg", quality=60)
+    Image.fromarray(pixels).save(images / "other.png")
+    out = images.parent / "packed"
+    pack(images)
+    stored = b"".join(path.read_bytes() for path in out.glob("*.tar"))
+    assert (images / "same.jpg").read_bytes() in stored
+    assert (images / "other.png").read_bytes() not in stored
+
+
+def test_png_is_lossless(images: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "a.bmp")
+    _, packed = pack(images, "--image-format", "png")
+    np.testing.assert_array_equal(np.asarray(packed["a.bmp"]), pixels)
+
+
+def test_camera_orientation_is_baked_in(images: Path):
+    image = Image.new("RGB", (16, 16), "black")
+    image.paste("white", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter clockwise: the top becomes the right
+    image.save(images / "turned.jpg", exif=exif, quality=95)
+    _, packed = pack(images)
+    grey = np.asarray(packed["turned.jpg"].convert("L"))
+    assert grey[:, 10:].min() > 200
+    assert grey[:, :6].max() < 50
+
+
+def test_transparency_lies_on_white_and_palettes_are_coloured(images: Path):
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(images / "clear.png")
+    Image.new("RGB", (16, 16), "blue").convert("P").save(images / "palette.png")
+    manifest, packed = pack(images, "--image-format", "png")
+    assert manifest.channels == 3
+    assert packed["clear.png"].getpixel((3, 3)) == (255, 255, 255)
+    assert packed["palette.png"].getpixel((3, 3)) == (0, 0, 255)
+
+
+def test_sixteen_bits_are_scaled(images: Path):
+    deep = np.full((16, 16), 40_000, np.uint16)
+    Image.fromarray(deep).save(images / "deep.png")
+    _, packed = pack(images, "--image-format", "png")
+    assert packed["deep.png"].getpixel((0, 0)) == 40_000 // 257
+
+
+def test_crop_and_pad(images: Path):
+    image = Image.new("RGB", (64, 32), "red")
+    image.paste("lime", (16, 0, 48, 32))
+    image.save(images / "wide.png")
+    cropped = np.asarray(pack(images, "--image-format", "png")[1]["wide.png"])
+    assert (cropped[:, 1:-1] == [0, 255, 0]).all()
+    assert (cropped[:, [0, -1], 1] > 200).all()  # the filter sees a little beyond the edge
+    _, packed = pack(images, "--image-format", "png", "--fit", "pad")
+    padded = np.asarray(packed["wide.png"])
+    assert (padded[:4] == 0).all()
+    assert (padded[12:] == 0).all()
+    assert (padded[5:11, 6:10] == [0, 255, 0]).all()
+    assert (padded[5:11, :3] == [255, 0, 0]).all()
