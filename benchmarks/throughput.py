@@ -185,6 +185,9 @@ def command_of(variant: Variant, options: argparse.Namespace, shards: Path, run:
     measuring = {
         "--data.shards": shards,
         "--out": run,
+        # The whole game from the first step: a warm-up of the recipe would be measured instead.
+        "--system.warmup-kimg": 0,
+        "--system.adversarial-ramp-kimg": 0,
         "--train.kimg": kimg,
         "--train.max-minutes": "none",
         "--train.save-every-kimg": NEVER,
