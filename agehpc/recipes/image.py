@@ -57,8 +57,14 @@ def image_age_demo() -> Config:
 def image_age_64() -> Config:
     """Auto GAN Encoder on images of 64 x 64, one machine with or without a GPU.
 
-    agehpc data pack IMAGES shards/images --size 64
-    agehpc train image_age_64 --data.shards shards/images --out runs/images
+    agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
+    agehpc train image_age_64 --data.shards shards/faces --out runs/faces --train.max-minutes 10
+    python benchmarks/quality.py runs/faces --n 2500
+
+    Measured in 10 minutes on 2 CPU cores without a GPU (58.5 kimg, one process of 2 threads) on
+    7,899 grey faces: 23.8 dB reconstruction PSNR on 2,500 held-out faces, against 16.4 dB for the
+    mean face; frechet_lite0 104 between 2,500 samples and 2,500 held-out faces, where as many
+    training faces have 21. Samples are faces, some of them distorted.
     """
     network = NetworkConfig(width=32, max_width=256)
     return Config(
