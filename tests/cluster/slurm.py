@@ -228,6 +228,8 @@ class Job:
         """Wait until the job is requeued, then start it at once; Slurm would wait two minutes."""
         self.wait_until(lambda: self.show()["Restarts"] == "1", "requeue")
         self.wait("PENDING")
-        # Its first start is over only when the nodes are free.
+        # Its first start is over only when the nodes are free and the controller has heard how
+        # the batch script ended, which it would take for the next start's end otherwise.
         self.wait_until(self.cluster.idle, "idle nodes")
+        time.sleep(5)
         self.cluster.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")

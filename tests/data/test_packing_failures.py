@@ -97,6 +97,8 @@ def test_interrupt_leaves_nothing(demo_clips: dict[str, Path], tmp_path: Path, a
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Started in the background by a shell, the tests ignore SIGINT, and so would a child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert wait_for(lambda: list(tmp_path.iterdir()))
     time.sleep(after)
