@@ -25,6 +25,9 @@ def video_age_demo() -> Config:
     agehpc data demo shards/demo
     python -m torch.distributed.run --nproc-per-node 2 -m agehpc train video_age_demo \\
         --data.shards shards/demo --out runs/demo
+
+    Measured: 7 minutes on 2 CPU cores (its limit; 6.2 kimg). Eight segments of two films teach no
+    more than those films: the held-out third one scores 12.5 dB.
     """
     network = NetworkConfig(width=16, max_width=128, kernel=3, norm="sync_batch")
     return Config(
