@@ -115,6 +115,7 @@ agehpc_run() {
     local local_folder=${AGEHPC_LOCAL_TMP:-/tmp}/agehpc-$SLURM_JOB_ID restart=""
     # Rank 0 shares a node with a batch script, but not with a shell of salloc.
     if [[ -n ${SLURMD_NODENAME:-} ]]; then restart=$local_folder.restart; fi
+    rm -f "$restart" # a start that was killed may have left it
     agehpc_say "command:$(printf ' %q' "$@")"
     AGEHPC_LOCAL=$local_folder AGEHPC_RESTART_FILE=$restart srun \
         --nodes="$SLURM_NNODES" --ntasks="$((SLURM_NNODES * AGEHPC_TASKS))" \

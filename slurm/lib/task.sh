@@ -22,7 +22,8 @@ if rmdir "$folder/tasks" 2>/dev/null; then rm -rf "$folder"; fi
 
 # 85 is no failure, and srun would end the ranks that still shut down: the batch script gets a file.
 if ((code == 85)) && [[ -n $AGEHPC_RESTART_FILE ]]; then
-    : >"$AGEHPC_RESTART_FILE"
+    # On the batch script's node alone: nobody would remove it from the others.
+    if ((SLURM_NODEID == 0)); then : >"$AGEHPC_RESTART_FILE"; fi
     exit 0
 fi
 # Ended by srun because another rank failed: the job's exit code is the largest, let it be that one's.
