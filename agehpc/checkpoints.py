@@ -137,6 +137,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "state.json").read_text())
 
 
+def sweep(run: Path) -> None:
+    """Remove what killed saves and removals left: directories that never count as checkpoints."""
+    for path in (run / "checkpoints").glob(".step-*.partial"):
+        shutil.rmtree(path)
+    for path in (run / "checkpoints").glob("step-*"):
+        if path.is_dir() and not (path / "manifest.json").exists():
+            shutil.rmtree(path)
+
+
 def export(run: Path, checkpoint: Path) -> Path:
     """Put the averaged weights of a checkpoint under RUN/export, for use elsewhere.
 

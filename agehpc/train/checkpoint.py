@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agehpc import checkpoints
 from agehpc.cluster.collectives import together
 from agehpc.config.schema import Config, identity_hash
-from agehpc.errors import RunError
+from agehpc.errors import DivergedError, RunError
 from agehpc.models.ema import Ema
 from agehpc.train.engines import Engine
 from agehpc.train.progress import Progress
@@ -60,6 +60,7 @@ def save(
 
     def write() -> Path:
         assert snapshot is not None
+        _refuse_non_finite(tensors, progress)
         tensors["ema"] = snapshot.refresh(averaged)
         path = checkpoints.write(run, progress.step, tensors, state)
         checkpoints.export(run, path)
@@ -67,6 +68,17 @@ def save(
         return path
 
     return together(write)
+
+
+def _refuse_non_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> None:
+    # Losses tell of the weights before the step: an overflow in its backward shows here first.
+    for file, values in tensors.items():
+        for name, value in values.items():
+            if not value.isfinite().all():
+                raise DivergedError(
+                    f"{name} of {file} is no longer finite at step {progress.step}, which was not "
+                    "saved: lower --players.*.optim.lr, or set --players.*.clip"
+                )
 
 
 def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.Module]) -> Progress:
@@ -92,8 +104,9 @@ def restore_engines(
     """Load moments and averages. Not collective, but every rank must call it."""
     for name, engine in engines.items():
         engine.load_moments(checkpoints.read_tensors(checkpoint, f"{name}.optim"), step)
-        if name in emas:
-            file = "ema" if name == "autoencoder" else f"{name}.ema"
+        file = "ema" if name == "autoencoder" else f"{name}.ema"
+        # An average that is kept only from this start on begins with the weights.
+        if name in emas and (checkpoint / f"{file}.safetensors").is_file():
             whole = checkpoints.read_tensors(checkpoint, file)
             names = emas[name].averages
             emas[name].averages = {n: t for n, t in engine.scatter(whole).items() if n in names}

@@ -40,6 +40,7 @@ def opened(run: Path, config: Config, hosts: list[str]) -> Iterator[Path | None]
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
+        checkpoints.sweep(run)
         newest = checkpoints.newest(run)
         if newest is not None:
             checkpoints.verify(newest)
