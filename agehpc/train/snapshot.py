@@ -23,6 +23,8 @@ from agehpc.observe import grids
 from agehpc.trained import Model
 
 CALIBRATION_SAMPLES = {"image": 512, "video": 128}
+# Not the ranks' micro-batch: the averaged model does not depend on the world size.
+CALIBRATION_BATCH = {"image": 64, "video": 16}
 
 
 class Snapshot:
@@ -57,7 +59,7 @@ class Snapshot:
 
     def _draw_calibration(self, plan: Plan) -> list[tuple[Tensor, Tensor]]:
         """The first samples of the training order, as uint8, with latents: the same at any time."""
-        batch = plan.global_batch // plan.accumulation
+        batch = min(plan.global_batch, CALIBRATION_BATCH[self.config.data.kind])
         stream = train_batches(
             self.config.data.model_copy(update={"workers": 0}),
             self.config.run.seed,
