@@ -235,5 +235,11 @@ def deepspeed_config(player: PlayerConfig, plan: Plan, precision: str) -> dict[s
         "communication_data_type": "fp32",
     }
     if precision == "bf16" and player.zero.stage > 0:
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        # Without the empty list gradients of convolutions would be averaged in bf16, whatever
+        # communication_data_type says.
+        config["torch_autocast"] = {
+            "enabled": True,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        }
     return config
