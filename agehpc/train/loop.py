@@ -31,7 +31,6 @@ from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
 
 EXIT_CODES: dict[Reason, int] = {
-    "minutes": EXIT_DONE,
     "restart": EXIT_RESTART,
     "interrupt": EXIT_INTERRUPTED,
 }
@@ -81,11 +80,16 @@ class Trainer:
         if resume_from is not None:
             checkpointing.restore_engines(resume_from, self.engines, self.emas, self.progress.step)
         self.speaks = ranks.env.rank == 0
-        self.snapshot = Snapshot(config, plan, ranks.device) if self.speaks else None
-        self.recorder = Recorder(run, config, self.progress.step) if self.speaks else None
+        self.snapshot: Snapshot | None = None
+        self.recorder: Recorder | None = None
+        together(self._open_rank0)
         self.meter = Meter()
         self.started = time.monotonic()
         self.sums: dict[str, tuple[Tensor, int]] = {}
+
+    def _open_rank0(self) -> None:
+        self.snapshot = Snapshot(self.config, self.plan, self.ranks.device)
+        self.recorder = Recorder(self.run, self.config, self.progress.step)
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
@@ -102,8 +106,10 @@ class Trainer:
                     reason = agree(flag)
                     done = self.progress.samples_seen >= total or reason == "minutes"
                     self._do_what_is_due(before, done=done, stop=done or reason is not None)
-                    if reason is not None:
+                    if reason is not None and not done:
                         return EXIT_CODES[reason]
+                    if done:
+                        return EXIT_DONE
         finally:
             batches.close()  # ends its workers
             if self.recorder is not None:
