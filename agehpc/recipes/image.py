@@ -25,6 +25,9 @@ def image_age_demo() -> Config:
     agehpc data pack IMAGES shards/images --size 32
     torchrun --nproc-per-node 2 -m agehpc train image_age_demo \\
         --data.shards shards/images --out runs/images
+
+    Measured on 4,500 MNIST digits with --train.kimg 16, one process: 34 seconds on 2 CPU cores,
+    18.0 dB reconstruction PSNR on 500 held-out digits against 13.0 dB for the mean digit.
     """
     network = NetworkConfig(width=16, max_width=128)
     return Config(
