@@ -188,7 +188,10 @@ def movements(case: Case, found: dict[str, Tensor]) -> dict[str, float]:
 
 def check(folder: Path, case: Case) -> None:
     for found in on_ranks(folder, case):
-        assert max(differences(case, found).values()) <= TOLERANCE, differences(case, found)
+        found_off = differences(case, found)
+        for what, off in found_off.items():
+            # Moments are sums of gradients, of which rounding leaves a little more.
+            assert off <= (3 if what == "moment" else 1) * TOLERANCE, found_off
         assert min(movements(case, found).values()) >= 100 * TOLERANCE
 
 
