@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agehpc.errors import RunError
 
-FORMAT = "agehpc-checkpoint/1"
+FORMAT = "agehpc-checkpoint/2"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -151,7 +151,7 @@ def export(run: Path, checkpoint: Path) -> Path:
 
     A hard link where the file system has them: the same bytes under a lasting name.
     """
-    target = run / "export" / "autoencoder.safetensors"
+    target = run / "export" / "model.safetensors"
     target.parent.mkdir(exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)

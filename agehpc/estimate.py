@@ -10,9 +10,10 @@ from torch import Tensor
 
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
+from agehpc.data.keyed import philox
 from agehpc.models.geometry import geometry
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro
+from agehpc.systems.base import ALWAYS, Collectives, Micro
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Estimate:
 def estimate(config: Config, plan: Plan) -> Estimate:
     """The size of a configuration whose channels are known, on a world size."""
     with torch.device("meta"):
-        system = build_system(config, lambda z: (z.mean(0), z.var(0, correction=0)))
+        system = build_system(config, Collectives.alone())
         players = system.build()
         geo = geometry(config)
-        x_BCS = torch.empty(plan.micro_batch, geo.channels, *geo.shapes[0])
-        z_BZ = torch.empty(plan.micro_batch, config.model.latent)
+        shape = (geo.channels, *geo.shapes[0])
+        x_BCS = torch.empty(plan.micro_batch, *shape)
     parameters_at = {p.untyped_storage()._cdata for m in players.values() for p in m.parameters()}
     saved: dict[int, int] = {}
     kept: list[Tensor] = []  # while counted, so that no address is used twice
@@ -56,13 +57,21 @@ def estimate(config: Config, plan: Plan) -> Estimate:
         return tensor
 
     # Past any warm-up, and where R1 is due: the dearest step.
-    micro = Micro(x_BCS, z_BZ, 2**62, 0, z_BZ if config.system.latent_noise > 0 else None)
+    drawn = system.draw(lambda purpose: [philox(0, purpose, 0)], shape, 0)
+    micro = Micro(
+        x_BCS,
+        torch.empty(plan.micro_batch, dtype=torch.int64, device="meta"),
+        ALWAYS,
+        0,
+        {name: t.expand(plan.micro_batch, *t.shape[1:]).to("meta") for name, t in drawn.items()},
+        _second(config, plan),
+    )
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         for turn in system.turns:
             for name, player in players.items():
                 player.requires_grad_(name == turn.player)
             with torch.set_grad_enabled(turn.player == turn.maker):
-                made = system.make(turn.maker, players[turn.maker], micro)
+                made = system.make(turn.maker, players, micro)
             turn.loss(players, micro, made)
     parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in players.items()}
     states = {
@@ -71,6 +80,19 @@ def estimate(config: Config, plan: Plan) -> Estimate:
     }
     halved = 2 if config.train.precision == "bf16" else 1
     return Estimate(parameters, states, sum(saved.values()) // halved)
+
+
+def _second(config: Config, plan: Plan) -> Tensor | None:
+    """The other tensor of a micro-batch, where the data come in twos."""
+    channels = {
+        "none": None,
+        "paired": getattr(config.data, "input_channels", None),
+        "unpaired": config.data.channels,
+    }[config.system.pairing]
+    if channels is None:
+        return None
+    shape = geometry(config).shapes[0]
+    return torch.empty(plan.micro_batch, channels, *shape, device="meta")
 
 
 def _states(parameters: int, ranks: int, averaged: bool) -> tuple[int, int, int, int]:

@@ -1,87 +1,206 @@
-"""A trained A.G.E. in evaluation mode: encode, decode, sample, reconstruct.
+"""A trained run in evaluation mode: encode, decode, sample, reconstruct, translate, restore.
 
-Shapes: B batch, C channels, S (H, W) or (T, H, W), Z latent size. Samples lie in [-1, 1].
+Shapes: B batch, C channels, S (H, W) or (T, H, W), Z latent size, F features. Samples lie in
+[-1, 1].
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agehpc import checkpoints
 from agehpc.config.run_files import read_run_config
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
-from agehpc.errors import RunError
+from agehpc.errors import RunError, UsageError
 from agehpc.models.blocks import DATA, PRIOR
 from agehpc.models.prior import draw
-from agehpc.systems.age import Autoencoder
+from agehpc.systems import build_system
+from agehpc.systems.base import Collectives, Micro
 from agehpc_kernels import calibrating
 
 
 class Model:
-    """Encoder and generator of a run, for use after (or beside) training.
+    """The averaged players of a run that are its model, for use after (or beside) training.
 
     Each stream has its own running statistics in the norms: samples and their latents come from
-    data, noise and what is generated from it come from the prior.
+    data, noise and what is generated from it come from the prior. A use that the run's system
+    does not have raises UsageError; `can` tells.
 
     Args:
-        config: the run's configuration, channels filled in.
+        config: the run's configuration, with what the shards decide filled in.
         device: where it computes.
     """
 
     def __init__(self, config: Config, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.device = torch.device(device)
+        self.system = build_system(config, Collectives.alone())
         with torch.random.fork_rng(devices=[]):
-            self.autoencoder = Autoencoder(config).to(self.device).eval().requires_grad_(False)
+            players = self.system.build()
+        self.players = {name: self._ready(players.pop(name)) for name in self.system.models}
+        self._judges = players
+        self._judging = False
+
+    def _ready(self, player: nn.Module) -> nn.Module:
+        return player.to(self.device).eval().requires_grad_(False)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take weights by parameter name, and the statistics among them if there are any."""
-        missing, unexpected = self.autoencoder.load_state_dict(dict(tensors), strict=False)
-        buffers = {name for name, _ in self.autoencoder.named_buffers()}
-        assert not unexpected, unexpected
-        assert set(missing) <= buffers, missing
+        """Take weights by `<player>.<name>`, and the statistics among them if there are any."""
+        for player, module in self.players.items():
+            own = {
+                name.removeprefix(f"{player}."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{player}.")
+            }
+            missing, unexpected = module.load_state_dict(own, strict=False)
+            buffers = {name for name, _ in module.named_buffers()}
+            assert not unexpected, unexpected
+            assert set(missing) <= buffers, missing
 
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take the norms' statistics anew from (samples [B, C, S], prior latents [B, Z]) pairs.
+    def load_judges(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take the discriminators' weights and statistics, by player."""
+        for name, module in self._judges.items():
+            module.load_state_dict(dict(weights[name]))
+            self._ready(module)
+        self._judging = True
+
+    def calibrate(self, micros: Iterable[Micro]) -> None:
+        """Take the norms' statistics anew from what the players make of training samples.
 
         Averaged weights were never run in training: their statistics are not the live ones'.
         """
-        with calibrating(self.autoencoder):
-            for x_BCS, z_BZ in batches:
-                self.autoencoder(x_BCS.to(self.device), z_BZ.to(self.device), None, True)
+        with torch.no_grad():
+            modules = nn.ModuleDict(self.players)
+            with calibrating(modules):
+                for micro in micros:
+                    self.system.calibrate(self.players, micro)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and statistics by name."""
-        return self.autoencoder.state_dict()
+        """Weights and statistics by `<player>.<name>`."""
+        return {
+            f"{player}.{name}": tensor
+            for player, module in self.players.items()
+            for name, tensor in module.state_dict().items()
+        }
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the run's shards have."""
+        return self.config.data.classes or ()
+
+    @property
+    def conditional(self) -> bool:
+        """Whether samples are generated by class."""
+        return self.config.model.conditional
+
+    def can(self, use: str) -> bool:
+        """Whether the run's system has a use: encode, generate, translate, restore, critique."""
+        return self.system.can(use)
 
     @torch.no_grad()
     def encode(self, x_BCS: Tensor) -> Tensor:
-        """Latents [B, Z] of samples [B, C, S] in [-1, 1]."""
-        return self.autoencoder.encoder(x_BCS.to(self.device), DATA)
+        """Latents [B, Z] of samples [B, C, S]; the mean where E gives a distribution."""
+        return self.system.encode(self.players, x_BCS.to(self.device))
+
+    def generate(
+        self, z_BZ: Tensor, labels_B: Tensor | None = None, *, from_prior: bool = False
+    ) -> Tensor:
+        """Samples [B, C, S] from latents [B, Z]; differentiable in the latents.
+
+        Args:
+            z_BZ: latents.
+            labels_B: class of each where the model is conditional; default: all in turn.
+            from_prior: the latents were drawn from the prior, not encoded.
+        """
+        bank = PRIOR if from_prior else DATA
+        return self.system.generate(
+            self.players, z_BZ.to(self.device), self._labels(labels_B, len(z_BZ)), bank
+        )
+
+    def _labels(self, labels_B: Tensor | None, count: int, first: int = 0) -> Tensor | None:
+        if not self.conditional:
+            return None
+        if labels_B is None:
+            labels_B = torch.arange(first, first + count) % len(self.classes)
+        if len(labels_B) and (labels_B.min() < 0 or labels_B.max() >= len(self.classes)):
+            raise UsageError(
+                f"labels must be 0 to {len(self.classes) - 1}, the classes of the run "
+                f"({', '.join(self.classes)}): got {sorted(set(labels_B.tolist()))}"
+            )
+        return labels_B.to(self.device)
 
     @torch.no_grad()
-    def decode(self, z_BZ: Tensor, *, from_prior: bool = False) -> Tensor:
-        """Samples [B, C, S] in [-1, 1] from latents [B, Z].
+    def decode(
+        self, z_BZ: Tensor, labels_B: Tensor | None = None, *, from_prior: bool = False
+    ) -> Tensor:
+        """As `generate`, without a graph."""
+        return self.generate(z_BZ, labels_B, from_prior=from_prior)
 
-        `from_prior` says that the latents were drawn from the prior, not encoded.
-        """
-        return self.autoencoder.generator(z_BZ.to(self.device), PRIOR if from_prior else DATA)
-
-    def reconstruct(self, x_BCS: Tensor) -> Tensor:
-        """G(E(x)): [B, C, S] in [-1, 1]."""
-        return self.decode(self.encode(x_BCS))
+    def reconstruct(self, x_BCS: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """G(E(x)): [B, C, S]."""
+        return self.decode(self.encode(x_BCS), labels_B)
 
     def noise(self, count: int, seed: int = 0, first: int = 0) -> Tensor:
         """Prior latents [count, Z]: the n-th depends on (seed, first + n) alone."""
         keys = [philox(seed, "sample", first + n) for n in range(count)]
         return draw(self.config.model.prior, keys, self.config.model.latent).to(self.device)
 
-    def sample(self, count: int, seed: int = 0, first: int = 0) -> Tensor:
-        """G(z) for `count` draws: [count, C, S] in [-1, 1]."""
-        return self.decode(self.noise(count, seed, first), from_prior=True)
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        first: int = 0,
+        labels: Tensor | None = None,
+        truncation: float = 1.0,
+    ) -> Tensor:
+        """G(z) for `count` draws: [count, C, S].
+
+        Args:
+            count: samples.
+            seed: of the noise.
+            first: number of the first draw.
+            labels: class of each where the model is conditional; default: all in turn.
+            truncation: latents are scaled by it: below 1 typical samples, less varied.
+        """
+        z_BZ = truncation * self.noise(count, seed, first)
+        return self.decode(z_BZ, self._labels(labels, count, first), from_prior=True)
+
+    @torch.no_grad()
+    def translate(self, x_BCS: Tensor, *, to: str | None = None) -> Tensor:
+        """The other side of a pair, or x in the domain `to`: [B, C', S]."""
+        return self.system.translate(self.players, x_BCS.to(self.device), to)
+
+    @torch.no_grad()
+    def restore(self, x_BCS: Tensor) -> Tensor:
+        """The clean sample behind a corrupted one: [B, C, S]."""
+        return self.system.restore(self.players, x_BCS.to(self.device))
+
+    @torch.no_grad()
+    def critique(self, x_BCS: Tensor, labels_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The data discriminator's logits [B] and features [B, F]."""
+        assert self._judging or not self.can("critique"), "load_judges comes first"
+        labels_B = self._labels(labels_B, len(x_BCS))
+        return self.system.critique(
+            {**self.players, **self._judges}, x_BCS.to(self.device), labels_B
+        )
+
+    @torch.no_grad()
+    def rows(self, micro: Micro) -> dict[str, Tensor]:
+        """Rows of the sample grid by caption."""
+        return self.system.rows(self.players, micro)
+
+    @torch.no_grad()
+    def compare(self, micro: Micro) -> dict[str, tuple[Tensor, Tensor]]:
+        """Names to (made, wanted) samples."""
+        return self.system.compare(self.players, micro)
+
+    @torch.no_grad()
+    def score(self, micro: Micro) -> dict[str, Tensor]:
+        """Further figures of each sample [B]."""
+        return self.system.score(self.players, micro)
 
 
 def load(
@@ -108,4 +227,6 @@ def load(
     checkpoints.verify(path)
     model = Model(config, device)
     model.load(checkpoints.read_tensors(path, "ema"))
+    judges = set(config.system.players) - set(model.system.models)
+    model.load_judges({name: checkpoints.read_tensors(path, name) for name in judges})
     return model

@@ -19,7 +19,7 @@ from agehpc.config.schema import (
 )
 from agehpc.estimate import estimate
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro
+from agehpc.systems.base import Collectives, Micro
 
 
 def config(
@@ -45,10 +45,6 @@ def config(
     )
 
 
-def moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
-    return z_BZ.mean(0), z_BZ.var(0, correction=0)
-
-
 SYSTEMS = [
     AgeSystem(),
     AgeSystem(r1_gamma=1.0, warmup_kimg=5.0, latent_noise=0.1),
@@ -61,26 +57,26 @@ SYSTEMS = [
 @pytest.mark.parametrize("settings", SYSTEMS, ids=range(len(SYSTEMS)))
 def test_activations_are_what_real_forwards_save(settings: AgeSystem, kind: str, norm: str):
     conf = config(settings, kind=kind, norm=norm)
-    system = build_system(conf, moments)
+    system = build_system(conf, Collectives.alone())
     players = system.build()
     weights = {p.data_ptr() for player in players.values() for p in player.parameters()}
     x_BCS = torch.rand(2, 3, 16, 16) if kind == "image" else torch.rand(2, 3, 4, 16, 16)
     z_BZ = torch.randn(2, 6)
-    noise = torch.randn(2, 6) if settings.latent_noise else None
+    draws = {"z": z_BZ, "noise": torch.randn(2, 6)}
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         kept.append(tensor)
         return tensor
 
-    micro = Micro(x_BCS, z_BZ, samples_seen=10**9, step=0, noise=noise)
+    micro = Micro(x_BCS, torch.full((2,), -1), samples_seen=10**9, step=0, draws=draws)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         players["autoencoder"].requires_grad_(False)
-        made = system.make("autoencoder", players["autoencoder"], micro)
+        made = system.make("autoencoder", players, micro)
         system.turns[0].loss(players, micro, made)
         players["autoencoder"].requires_grad_(True)
         players["critics"].requires_grad_(False)
-        made = system.make("autoencoder", players["autoencoder"], micro)
+        made = system.make("autoencoder", players, micro)
         system.turns[1].loss(players, micro, made)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     wanted = sum(size for pointer, size in storages.items() if pointer not in weights)
@@ -102,7 +98,7 @@ def test_activations_grow_with_the_micro_batch_and_halve_in_bf16():
 def test_parameters_and_states(stage: int):
     conf = config(AgeSystem(), stage=stage)
     size = estimate(conf, make_plan(conf, 4))
-    players = build_system(conf, moments).build()
+    players = build_system(conf, Collectives.alone()).build()
     counts = {n: sum(p.numel() for p in m.parameters()) for n, m in players.items()}
     assert size.parameters == counts
     # Bytes: weights, gradients, two moments (and their master weights where sharded), average.

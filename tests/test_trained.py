@@ -22,7 +22,8 @@ from agehpc.data.keyed import philox
 from agehpc.errors import RunError
 from agehpc.models.blocks import DATA, PRIOR
 from agehpc.models.prior import draw
-from agehpc.systems.age import Autoencoder
+from agehpc.systems.age import Autoencoder, Critics
+from agehpc.systems.base import ALWAYS, Micro
 from agehpc.trained import Model
 
 LATENT = 6
@@ -53,19 +54,24 @@ def clips(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 4, 16, 16) * 2 - 1
 
 
+def prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"autoencoder.{name}": tensor for name, tensor in tensors.items()}
+
+
 @pytest.fixture
 def run(config: Config, tmp_path: Path) -> Path:
     """A run directory with two checkpoints."""
     write_run_config(tmp_path, config)
     for step in (1, 2):
         state = autoencoder(config, step).state_dict()
-        checkpoints.write(tmp_path, step, {"ema": state}, {"step": step})
+        tensors = {"ema": prefixed(state), "critics": Critics(config).state_dict()}
+        checkpoints.write(tmp_path, step, tensors, {"step": step})
     return tmp_path
 
 
 def test_load_gives_the_averaged_model_of_the_newest_checkpoint(config: Config, run: Path):
     model, wanted = agehpc.load(run), autoencoder(config, 2)
-    assert model.state().keys() == wanted.state_dict().keys()
+    assert model.state().keys() == prefixed(wanted.state_dict()).keys()
     for name, tensor in checkpoints.read_tensors(checkpoints.complete(run)[-1], "ema").items():
         assert torch.equal(model.state()[name], tensor)
     x_BCS, z_BZ = clips(3), torch.randn(3, LATENT)
@@ -80,7 +86,7 @@ def test_load_gives_the_averaged_model_of_the_newest_checkpoint(config: Config, 
         assert torch.equal(model.sample(2, seed=5, first=2), wanted.generator(noise, PRIOR))
     assert model.sample(2).shape == (2, 3, 4, 16, 16)
     assert not torch.equal(model.decode(z_BZ), model.decode(z_BZ, from_prior=True))
-    assert not any(p.requires_grad for p in model.autoencoder.parameters())
+    assert not any(p.requires_grad for p in model.players["autoencoder"].parameters())
 
 
 def test_one_sample_does_not_see_the_others(run: Path):
@@ -125,12 +131,15 @@ def test_loading_leaves_the_random_generator_alone(run: Path):
 def test_weights_without_statistics_are_calibrated(config: Config):
     trained = autoencoder(config, 3)
     model = Model(config)
-    model.load({name: p.detach() for name, p in trained.named_parameters()})
-    batches = [(clips(4), torch.randn(4, LATENT)) for _ in range(3)]
+    model.load(prefixed({name: p.detach() for name, p in trained.named_parameters()}))
+    batches = [
+        Micro(clips(4), torch.full((4,), -1), ALWAYS, 0, {"z": torch.randn(4, LATENT)})
+        for _ in range(3)
+    ]
     model.calibrate(batches)
-    stage = "encoder.trunk.stages.1"
+    stage = "autoencoder.encoder.trunk.stages.1"
     conv = trained.encoder.trunk.stages[1].conv
-    seen = [conv(trained.encoder.trunk.stages[0](x, DATA)) for x, _ in batches]
+    seen = [conv(trained.encoder.trunk.stages[0](m.x, DATA)) for m in batches]
     state = model.state()
     torch.testing.assert_close(
         state[f"{stage}.norm.running_mean"][DATA],

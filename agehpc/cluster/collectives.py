@@ -39,6 +39,19 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(names, (total / dist.get_world_size()).tolist(), strict=True))
 
 
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """The ranks' tensors [B, ...], detached, joined in the order of ranks. Collective.
+
+    All ranks bring the same shape, on the device that their process group works on.
+    """
+    x = x.detach().contiguous()
+    if dist.get_world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return torch.cat(parts)
+
+
 def broadcast_object(value: T, source: int = 0) -> T:
     """The picklable object of rank `source`, on every rank. Collective."""
     box = [value]

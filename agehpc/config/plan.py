@@ -16,16 +16,20 @@ class Plan:
         micro_batch: samples of one forward on one rank.
         accumulation: micro-batches of one optimizer step on each rank.
         global_batch: world_size x micro_batch x accumulation.
+        batches: global batches that a step reads.
+        samples_per_step: samples that the generator's side consumes in a step.
         samples: samples that the whole run is to see, at least.
-        steps: optimizer steps of the whole run.
-        shared_forward: the autoencoder's forward runs once a step, before the critics' turn, and
-            its own turn uses the same graph.
+        steps: steps of the whole run.
+        shared_forward: the maker's forward runs once a step, before the first turn, and its own
+            turn uses the same graph.
     """
 
     world_size: int
     micro_batch: int
     accumulation: int
     global_batch: int
+    batches: int
+    samples_per_step: int
     samples: int
     steps: int
     shared_forward: bool
@@ -61,13 +65,19 @@ def make_plan(config: Config, world_size: int) -> Plan:
             "moments and the norms need; raise --train.micro-batch or --train.global-batch to 2"
         )
     accumulation = share // micro
+    seen = batch * config.system.generator_batches
     samples = max(1, round(train.kimg * 1000))  # whole: 0.057 * 1000 is above 57 in floats
     return Plan(
         world_size=world_size,
         micro_batch=micro,
         accumulation=accumulation,
         global_batch=batch,
+        batches=config.system.batches,
+        samples_per_step=seen,
         samples=samples,
-        steps=math.ceil(samples / batch),
-        shared_forward=accumulation == 1 and config.players["autoencoder"].zero.stage <= 2,
+        steps=math.ceil(samples / seen),
+        shared_forward=accumulation == 1
+        and config.system.shares_forward
+        and config.system.batches == 1
+        and all(player.zero.stage <= 2 for player in config.players.values()),
     )

@@ -9,25 +9,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
+from agehpc.config.systems import AgeSystem, AnySystem
 
 Norm = Literal["batch", "sync_batch", "group", "none"]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree: unknown keys are errors, field texts are the flags' help."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-        allow_inf_nan=False,
-    )
 
 
 class RunConfig(Section):
@@ -70,6 +57,8 @@ class DataConfig(Section):
     """Identity of the shards; filled in from the manifest."""
     channels: int | None = None
     """Colour channels; filled in from the manifest."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes; filled in from the manifest."""
 
     @model_validator(mode="after")
     def _images_have_one_frame(self) -> "DataConfig":
@@ -110,6 +99,8 @@ class ModelConfig(Section):
 
     latent: Count = 128
     """Size Z of a latent."""
+    conditional: bool = False
+    """Generate by class, from the labels in the shards."""
     prior: Literal["gaussian", "uniform"] = "gaussian"
     """Distribution that latents are matched to: N(0, I), or uniform on [-1, 1]^Z."""
     encoder: NetworkConfig = NetworkConfig()
@@ -122,43 +113,6 @@ class ModelConfig(Section):
     """Latent discriminator C."""
     upsample: Literal["transposed", "resize", "subpixel"] = "transposed"
     """Doubling of resolution in G: transposed convolution, nearest + convolution, pixel shuffle."""
-
-
-class AgeSystem(Section):
-    """Auto GAN Encoder: reconstruction, a game on the data, a game on the latents."""
-
-    name: Literal["age"] = "age"
-    """The learning system."""
-    reconstruction: Literal["l1", "mse"] = "l1"
-    """Distance of G(E(x)) to x, averaged over elements, on pixels in [-1, 1]."""
-    reconstruction_weight: NonNegative = 20.0
-    """Weight of the reconstruction distance."""
-    squared_weight: NonNegative = 0.0
-    """Weight of the mean squared distance, beside the other."""
-    latent_noise: NonNegative = 0.0
-    """Standard deviation of the noise added to E(x) before G reconstructs from it in training."""
-    warmup_kimg: NonNegative = 0.0
-    """The game on the data (D, G(z), the latent cycle) starts after this many kimg."""
-    adversarial: Literal["non_saturating", "hinge", "lsgan"] = "non_saturating"
-    """Loss of both games."""
-    adversarial_weight: NonNegative = 1.0
-    """Weight of D's verdict on G(z)."""
-    adversarial_ramp_kimg: NonNegative = 0.0
-    """D's verdict and the latent cycle gain their weights over this many kimg after that."""
-    reconstruction_fake_weight: NonNegative = 0.0
-    """Weight of D's verdict on G(E(x)), for both players; 0 shows D only G(z) as generated."""
-    feature_weight: NonNegative = 0.0
-    """Weight of the L1 distance between D's features of x and of G(E(x))."""
-    latent_adversarial_weight: NonNegative = 1.0
-    """Weight of C's verdict on E(x)."""
-    moment_weight: NonNegative = 1.0
-    """Weight of (mean - prior mean)^2 + (variance - prior variance)^2 of the latents in a batch."""
-    latent_cycle_weight: NonNegative = 0.5
-    """Weight of the squared distance of E(G(z)) to z."""
-    r1_gamma: NonNegative = 0.0
-    """Weight gamma / 2 of D's squared gradient on real data; 0 switches it off."""
-    r1_every: Count = 16
-    """R1 is computed every this many steps, and weighed that much more."""
 
 
 class OptimConfig(Section):
@@ -260,7 +214,7 @@ class Config(Section):
 
     run: RunConfig
     data: DataConfig
-    system: AgeSystem = AgeSystem()
+    system: AnySystem = AgeSystem()
     model: ModelConfig = ModelConfig()
     players: dict[str, PlayerConfig]
     """One entry a player of the system."""
@@ -271,24 +225,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> "Config":
-        wanted = PLAYERS[self.system.name]
+        wanted = self.system.players
         if set(self.players) != set(wanted):
             raise ValueError(
                 f"system {self.system.name} has the players {', '.join(wanted)}; "
                 f"got {', '.join(sorted(self.players)) or 'none'} under players"
             )
-        critics = self.players["critics"].zero.stage
-        if critics > 2:
-            # Stage 3 breaks the double backward of R1 and every forward outside the engine's.
-            raise ValueError(
-                f"the critics cannot be sharded at ZeRO stage {critics}: they are small and R1 "
-                "differentiates them twice; set --players.critics.zero.stage to 0, 1 or 2"
-            )
+        for name in self.system.least_stages:
+            stage = self.players[name].zero.stage
+            if stage > 2:
+                # Stage 3 breaks a second differentiation and forwards in other players' turns.
+                raise ValueError(
+                    f"{name} cannot be sharded at ZeRO stage {stage}: it is differentiated twice, "
+                    f"or runs in another player's turn; set --players.{name}.zero.stage to 0, 1 "
+                    "or 2"
+                )
         return self
 
-
-PLAYERS: dict[str, tuple[str, ...]] = {"age": ("autoencoder", "critics")}
-"""The players of each learning system."""
 
 # What may differ between two starts of one run: where the shards lie and how they are read.
 _DATA_NOT_IDENTITY = {"shards", "workers", "prefetch"}

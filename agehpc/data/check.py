@@ -27,6 +27,7 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
     if channels not in (1, 3):
         raise ConfigError(f"--data.channels must be 1 (grey) or 3 (RGB): got {channels}")
     filled = data.model_dump() | {"dataset_id": manifest.dataset_id, "channels": channels}
+    filled["classes"] = manifest.classes
     return DataConfig.model_validate(filled)
 
 

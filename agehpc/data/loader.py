@@ -40,6 +40,7 @@ class Batch:
     """int64 [B]: index into the manifest's classes, -1 without a class."""
     positions: torch.Tensor
     """int64 [B]: global sample position in training, index in the split otherwise."""
+    second: torch.Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory (called by DataLoader)."""

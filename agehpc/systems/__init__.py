@@ -1,17 +1,17 @@
-"""Learning systems: one file each, its players and their turns."""
+"""Learning systems: one file each, its players, their turns and what a trained one can do."""
+
+import importlib
 
 from agehpc.config.schema import Config
-from agehpc.systems.age import Age
-from agehpc.systems.turns import Moments, System
-
-SYSTEMS = {"age": Age}
+from agehpc.systems.base import Collectives, System
 
 
-def build_system(config: Config, moments: Moments) -> System:
+def build_system(config: Config, collectives: Collectives) -> System:
     """The system that a configuration names.
 
     Args:
-        config: with channels filled in from the shards.
-        moments: mean and biased variance of latents over the global batch. Collective.
+        config: with what the shards decide filled in.
+        collectives: what it does over all ranks.
     """
-    return SYSTEMS[config.system.name](config, moments)
+    module, _, name = config.system.code.partition(":")
+    return getattr(importlib.import_module(module), name)(config, collectives)

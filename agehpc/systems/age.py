@@ -10,7 +10,6 @@ Shapes: B batch, C channels, S (H, W) or (T, H, W), Z latent size.
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +25,21 @@ from agehpc.models.blocks import DATA, PRIOR, initialise
 from agehpc.models.geometry import geometry
 from agehpc.models.networks import Discriminator, Encoder, Generator, LatentDiscriminator
 from agehpc.models.prior import MOMENTS, draw
-from agehpc.systems.turns import Forward, Micro, Moments, Outputs, Statistics, Turn, scalars
+from agehpc.systems.base import (
+    Collectives,
+    Forward,
+    Forwards,
+    Keys,
+    Micro,
+    Outputs,
+    Players,
+    Statistics,
+    System,
+    Turn,
+    ramp,
+    scalars,
+    total,
+)
 
 
 class Autoencoder(nn.Module):
@@ -100,13 +113,13 @@ class Critics(nn.Module):
         return outputs
 
 
-class Age:
+class Age(System):
     """The system: how the two players are built and what each minimises."""
 
-    def __init__(self, config: Config, moments: Moments) -> None:
-        self.config = config
-        self.settings = config.system
-        self.moments = moments
+    models = ("autoencoder",)
+
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         self.turns = (
             Turn("critics", "autoencoder", self.critics_loss),
             Turn("autoencoder", "autoencoder", self.autoencoder_loss),
@@ -119,31 +132,44 @@ class Age:
             initialise(player)
         return players
 
-    def draw(self, generators: list[np.random.Generator]) -> tuple[Tensor, Tensor | None]:
+    def draw(self, keys: Keys, shape: tuple[int, ...], step: int) -> dict[str, Tensor]:
         """Prior latents, and the noise that disturbs encoded ones: float32 [B, Z]."""
-        latent = self.config.model.latent
-        z_BZ = draw(self.config.model.prior, generators, latent)
-        wanted = self.settings.latent_noise > 0
-        return z_BZ, draw("gaussian", generators, latent) if wanted else None
+        drawn = super().draw(keys, shape, step)
+        if self.settings.latent_noise > 0:
+            drawn["noise"] = draw("gaussian", keys("latent noise"), self.config.model.latent)
+        return drawn
 
-    def make(self, maker: str, forward: Forward, micro: Micro) -> dict[str, Tensor]:
+    def make(self, maker: str, forwards: Forwards, micro: Micro) -> dict[str, Tensor]:
         """The autoencoder's outputs for a micro-batch."""
-        assert maker == "autoencoder"
         s = self.settings
         z_BZ = micro.z if self._strength(micro) is not None else None
-        disturbance = None if micro.noise is None else s.latent_noise * micro.noise
-        return forward(micro.x, z_BZ, disturbance, s.latent_cycle_weight > 0)
+        disturbance = s.latent_noise * micro.draws["noise"] if s.latent_noise > 0 else None
+        return forwards[maker](micro.x, z_BZ, disturbance, s.latent_cycle_weight > 0)
+
+    def encode(self, players: Players, x_BCS: Tensor) -> Tensor:
+        """E(x)."""
+        return players["autoencoder"].get_submodule("encoder")(x_BCS, DATA)
+
+    def generate(
+        self, players: Players, z_BZ: Tensor, labels_B: Tensor | None, bank: int
+    ) -> Tensor:
+        """G(z)."""
+        return players["autoencoder"].get_submodule("generator")(z_BZ, bank)
+
+    def critique(
+        self, players: Players, x_BCS: Tensor, labels_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """D(x) and the features of its last stage."""
+        logits, features = players["critics"].get_submodule("discriminator")(x_BCS, DATA)
+        return logits, features.flatten(1)
 
     def _strength(self, micro: Micro) -> float | None:
         """Share of its weight that the game on the data has; None before it starts."""
         s = self.settings
-        since = micro.samples_seen / 1000 - s.warmup_kimg
-        if since < 0:
-            return None
-        return min(1.0, since / s.adversarial_ramp_kimg) if s.adversarial_ramp_kimg > 0 else 1.0
+        return ramp(micro.samples_seen, s.warmup_kimg, s.adversarial_ramp_kimg)
 
     def critics_loss(
-        self, forwards: Mapping[str, Forward], micro: Micro, made: Outputs
+        self, forwards: Forwards, micro: Micro, made: Outputs
     ) -> tuple[Tensor, Statistics]:
         """D's and C's losses, and R1 when it is due."""
         s = self.settings
@@ -179,12 +205,12 @@ class Age:
         return loss, scalars(**stats)
 
     def autoencoder_loss(
-        self, forwards: Mapping[str, Forward], micro: Micro, made: Outputs
+        self, forwards: Forwards, micro: Micro, made: Outputs
     ) -> tuple[Tensor, Statistics]:
         """Reconstruction, both games, the latents' moments and the latent cycle."""
         s = self.settings
         y_BCS, latent_BZ = made["reconstruction"].float(), made["latent"].float()
-        m_Z, v_Z = self.moments(latent_BZ)
+        m_Z, v_Z = self.collectives.moments(latent_BZ)
         terms = {
             "reconstruction": (
                 s.reconstruction_weight,
@@ -206,8 +232,7 @@ class Age:
             terms |= self._game_terms(verdict, micro, made, strength)
         adversarial = generator_loss(s.adversarial, verdict["latent"])
         terms["latent_adversarial"] = (s.latent_adversarial_weight, adversarial)
-        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        return loss, scalars(**{name: value for name, (_, value) in terms.items()})
+        return total(terms)
 
     def _verdict(self, critics: Forward, micro: Micro, made: Outputs) -> dict[str, Tensor]:
         """The critics' view of everything that the autoencoder's loss judges."""

@@ -1,7 +1,7 @@
 """From engines to a checkpoint on disk, and back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from agehpc.cluster.collectives import together
 from agehpc.config.schema import Config, identity_hash
 from agehpc.errors import DivergedError, RunError
 from agehpc.models.ema import Ema
+from agehpc.systems.base import System
 from agehpc.train.engines import Engine
 from agehpc.train.progress import Progress
 from agehpc.train.snapshot import Snapshot
@@ -23,10 +24,22 @@ def averaged_weights(engine: Engine, ema: Ema | None) -> dict[str, Tensor]:
     return engine.weights() if ema is None else engine.gather(ema.averages)
 
 
+def model_weights(
+    system: System, engines: Mapping[str, Engine], emas: Mapping[str, Ema]
+) -> dict[str, Tensor]:
+    """Averaged weights of the players that are the trained model, `<player>.<name>`. Collective."""
+    return {
+        f"{player}.{name}": tensor
+        for player in system.models
+        for name, tensor in averaged_weights(engines[player], emas.get(player)).items()
+    }
+
+
 def save(
     run: Path,
     config: Config,
     progress: Progress,
+    system: System,
     engines: Mapping[str, Engine],
     emas: Mapping[str, Ema],
     snapshot: Snapshot | None,
@@ -39,18 +52,21 @@ def save(
         run: the run directory.
         config: the run's configuration.
         progress: the counters.
+        system: says which players the trained model is made of, and what it remembers itself.
         engines: one a player.
         emas: averages of the players that keep them.
-        snapshot: rank 0's; it takes the autoencoder's averaged weights. None on other ranks.
+        snapshot: rank 0's; it takes the model's averaged weights. None on other ranks.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, engine in engines.items():
         engine.average_buffers()
         tensors[name] = engine.weights() | engine.buffers()
         tensors[f"{name}.optim"] = engine.moments()
-        if name in emas and name != "autoencoder":
+        if name in emas and name not in system.models:
             tensors[f"{name}.ema"] = averaged_weights(engine, emas[name])
-    averaged = averaged_weights(engines["autoencoder"], emas.get("autoencoder"))
+    if remembered := system.state():
+        tensors["system"] = remembered
+    averaged = model_weights(system, engines, emas)
     state: dict[str, Any] = {
         **asdict(progress),
         "hash": identity_hash(config),
@@ -95,18 +111,37 @@ def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.M
         )
     for name, module in modules.items():
         module.load_state_dict(checkpoints.read_tensors(checkpoint, name))
-    return Progress(step=state["step"], samples_seen=state["samples_seen"])
+    return Progress(**{field.name: state[field.name] for field in fields(Progress)})
 
 
 def restore_engines(
-    checkpoint: Path, engines: Mapping[str, Engine], emas: Mapping[str, Ema], step: int
+    checkpoint: Path,
+    system: System,
+    engines: Mapping[str, Engine],
+    emas: Mapping[str, Ema],
+    step: int,
 ) -> None:
-    """Load moments and averages. Not collective, but every rank must call it."""
+    """Load moments, averages and the system's own state. Every rank must call it."""
+    steps = dict.fromkeys(engines, 0)
+    for turn in system.turns:
+        steps[turn.player] += turn.repeats * step
     for name, engine in engines.items():
-        engine.load_moments(checkpoints.read_tensors(checkpoint, f"{name}.optim"), step)
-        file = "ema" if name == "autoencoder" else f"{name}.ema"
+        engine.load_moments(checkpoints.read_tensors(checkpoint, f"{name}.optim"), steps[name])
         # An average that is kept only from this start on begins with the weights.
-        if name in emas and (checkpoint / f"{file}.safetensors").is_file():
-            whole = checkpoints.read_tensors(checkpoint, file)
+        if name in emas and (whole := _average(checkpoint, name, name in system.models)):
             names = emas[name].averages
             emas[name].averages = {n: t for n, t in engine.scatter(whole).items() if n in names}
+    if (checkpoint / "system.safetensors").is_file():
+        system.load_state(checkpoints.read_tensors(checkpoint, "system"))
+
+
+def _average(checkpoint: Path, player: str, is_model: bool) -> dict[str, Tensor]:
+    """A player's averages in a checkpoint; empty where it has none."""
+    file = "ema" if is_model else f"{player}.ema"
+    if not (checkpoint / f"{file}.safetensors").is_file():
+        return {}
+    tensors = checkpoints.read_tensors(checkpoint, file)
+    if not is_model:
+        return tensors
+    prefix = f"{player}."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

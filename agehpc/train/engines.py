@@ -55,6 +55,7 @@ class Engine:
         plan: batch arithmetic.
         precision: `bf16` runs forwards under autocast; weights and moments stay float32.
         device: where it trains.
+        bound: weights are clipped to [-bound, bound] after each step; None leaves them alone.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Engine:
         plan: Plan,
         precision: str,
         device: torch.device,
+        bound: float | None = None,
     ) -> None:
         self._deepspeed = _import_deepspeed(device)
         self.name, self.stage, self.device = name, player.zero.stage, device
@@ -78,6 +80,9 @@ class Engine:
             eps=optim.eps,
             weight_decay=optim.weight_decay,
         )
+        if bound is not None:
+            # In the optimizer, as ZeRO's shards of the weights live there alone.
+            optimizer.register_step_post_hook(lambda adam, *_: _clip(adam, bound))
         self._engine, *_ = self._deepspeed.initialize(
             model=self.module,
             optimizer=optimizer,
@@ -214,6 +219,13 @@ class Engine:
         if self.stage in (1, 2):
             optimizer._lazy_init_hp_params_optimizer_state()
         return base.state
+
+
+@torch.no_grad()
+def _clip(optimizer: torch.optim.Optimizer, bound: float) -> None:
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.clamp_(-bound, bound)
 
 
 def deepspeed_config(player: PlayerConfig, plan: Plan, precision: str) -> dict[str, Any]:

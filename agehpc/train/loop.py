@@ -6,24 +6,25 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from agehpc.cluster.collectives import mean_over_ranks, together
+from agehpc.cluster.collectives import gather, mean_over_ranks, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import Reason, StopFlag, agree
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.data.loader import Batch, train_batches
-from agehpc.data.pixels import to_float
 from agehpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESTART, DivergedError
 from agehpc.models.ema import Ema, decay
 from agehpc.observe.console import Console, Status
 from agehpc.observe.throughput import Meter
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro
+from agehpc.systems.base import Collectives, Micro
 from agehpc.train import checkpoint as checkpointing
 from agehpc.train.engines import Engine
+from agehpc.train.micro import to_micro
 from agehpc.train.progress import Progress, is_due
 from agehpc.train.recorder import Recorder
 from agehpc.train.snapshot import Snapshot
@@ -60,7 +61,7 @@ class Trainer:
         self.config, self.plan, self.ranks, self.run = config, plan, ranks, run
         self.console = console
         self.progress = Progress()
-        self.system = build_system(config, _moments)
+        self.system = build_system(config, Collectives(_moments, gather, dist.get_rank))
         torch.manual_seed(config.run.seed)  # weights are equal on all ranks
         modules = self.system.build()
         if resume_from is not None:
@@ -68,7 +69,13 @@ class Trainer:
         self.parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()}
         self.engines = {
             name: Engine(
-                name, module, config.players[name], plan, config.train.precision, ranks.device
+                name,
+                module,
+                config.players[name],
+                plan,
+                config.train.precision,
+                ranks.device,
+                self.system.weight_bounds.get(name),
             )
             for name, module in modules.items()
         }
@@ -78,7 +85,9 @@ class Trainer:
             if config.players[name].ema.half_life_kimg > 0
         }
         if resume_from is not None:
-            checkpointing.restore_engines(resume_from, self.engines, self.emas, self.progress.step)
+            checkpointing.restore_engines(
+                resume_from, self.system, self.engines, self.emas, self.progress.step
+            )
         self.speaks = ranks.env.rank == 0
         self.snapshot: Snapshot | None = None
         self.recorder: Recorder | None = None
@@ -100,7 +109,12 @@ class Trainer:
             with StopFlag() as flag:
                 while self.progress.samples_seen < total:
                     before = self.progress
-                    self._step([self._next(batches) for _ in range(self.plan.accumulation)])
+                    self._step(
+                        [
+                            [self._next(batches) for _ in range(self.plan.accumulation)]
+                            for _ in range(self.plan.batches)
+                        ]
+                    )
                     if self._seconds_left() <= 0:
                         flag.request("minutes")
                     reason = agree(flag)
@@ -116,15 +130,20 @@ class Trainer:
                 self.recorder.close()
         return EXIT_DONE
 
-    def _step(self, micros: list[Micro]) -> None:
+    def _step(self, batches: list[list[Micro]]) -> None:
+        # Dropout draws from torch's own generator.
+        purpose = f"dropout on rank {self.ranks.env.rank}"
+        keyed = philox(self.config.run.seed, purpose, self.progress.step)
+        torch.manual_seed(int(keyed.integers(2**63)))
         statistics = run_turns(
-            self.system, self.engines, micros, shared_forward=self.plan.shared_forward
+            self.system, self.engines, batches, shared_forward=self.plan.shared_forward
         )
-        self.progress = self.progress.after(self.plan.global_batch)
+        seen = self.plan.samples_per_step
+        self.progress = self.progress.after(seen, self.plan.global_batch * self.plan.batches)
         for name, ema in self.emas.items():
             settings = self.config.players[name].ema
             keep = decay(
-                self.plan.global_batch,
+                seen,
                 self.progress.samples_seen,
                 settings.half_life_kimg,
                 settings.ramp_up,
@@ -133,7 +152,7 @@ class Trainer:
         for name, value in statistics.items():
             total, count = self.sums.get(name, (torch.zeros_like(value), 0))
             self.sums[name] = (total + value, count + 1)
-        self.meter.add(self.plan.global_batch)
+        self.meter.add(seen)
         self.console.progress(self.progress.kimg, self.config.train.kimg)
 
     def _do_what_is_due(self, before: Progress, *, done: bool, stop: bool) -> None:
@@ -188,8 +207,7 @@ class Trainer:
 
     def _look(self, *, rendering: bool, measuring: bool) -> None:
         """Render and measure the averaged model on rank 0; the others wait."""
-        engine = self.engines["autoencoder"]
-        weights = checkpointing.averaged_weights(engine, self.emas.get("autoencoder"))
+        weights = checkpointing.model_weights(self.system, self.engines, self.emas)
 
         def look() -> None:
             assert self.snapshot is not None
@@ -199,12 +217,13 @@ class Trainer:
                 paths = self.snapshot.render(self.recorder.sample_stem(self.progress))
                 self.recorder.pictures(self.progress, paths)
             if measuring:
-                value, count = self.snapshot.reconstruction_psnr()
-                self.recorder.evaluation(self.progress, value, count, self.snapshot.split)
-                self.console.say(
-                    f"{self.snapshot.split}: reconstruction {value:.2f} dB PSNR over {count} "
-                    "samples"
-                )
+                values, count = self.snapshot.measure()
+                split = self.snapshot.split
+                for name, value in values.items():
+                    self.recorder.evaluation(self.progress, name, value, count, split)
+                told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                if told:
+                    self.console.say(f"{split}: {told} over {count} samples")
 
         together(look)
 
@@ -215,7 +234,13 @@ class Trainer:
 
         together(sync)
         path = checkpointing.save(
-            self.run, self.config, self.progress, self.engines, self.emas, self.snapshot
+            self.run,
+            self.config,
+            self.progress,
+            self.system,
+            self.engines,
+            self.emas,
+            self.snapshot,
         )
         self.console.say(f"saved {path}")
 
@@ -224,7 +249,7 @@ class Trainer:
         return train_batches(
             self.config.data,
             self.config.run.seed,
-            start=self.progress.samples_seen,
+            start=self.progress.samples_read,
             global_batch=self.plan.global_batch,
             micro_batch=self.plan.micro_batch,
             accumulation=self.plan.accumulation,
@@ -235,14 +260,13 @@ class Trainer:
     def _next(self, batches: Iterator[Batch]) -> Micro:
         with self.meter.waiting():
             batch = next(batches)
-        seed, device = self.config.run.seed, self.ranks.device
-        z_BZ, noise_BZ = self.system.draw([philox(seed, "prior", int(p)) for p in batch.positions])
-        return Micro(
-            x=to_float(batch.pixels.to(device, non_blocking=True)),
-            z=z_BZ.to(device, non_blocking=True),
+        return to_micro(
+            batch,
+            self.system,
+            self.ranks.device,
+            seed=self.config.run.seed,
             samples_seen=self.progress.samples_seen,
             step=self.progress.step,
-            noise=None if noise_BZ is None else noise_BZ.to(device, non_blocking=True),
         )
 
     def _seconds_left(self) -> float:

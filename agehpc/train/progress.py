@@ -9,21 +9,28 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        samples_seen: real samples that the generator-side turns consumed, over all ranks; also
-            the position of the next sample in the run's order.
+        samples_seen: real samples that the generator-side turns consumed, over all ranks.
+        samples_read: real samples that any turn consumed: the position of the next one in the
+            run's order.
     """
 
     step: int = 0
     samples_seen: int = 0
+    samples_read: int = 0
 
     @property
     def kimg(self) -> float:
         """Thousands of samples seen."""
         return self.samples_seen / 1000
 
-    def after(self, global_batch: int) -> "Progress":
+    def after(self, seen: int, read: int) -> "Progress":
         """The counters one step later."""
-        return replace(self, step=self.step + 1, samples_seen=self.samples_seen + global_batch)
+        return replace(
+            self,
+            step=self.step + 1,
+            samples_seen=self.samples_seen + seen,
+            samples_read=self.samples_read + read,
+        )
 
 
 def is_due(every_kimg: float, before: Progress, now: Progress) -> bool:

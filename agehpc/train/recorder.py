@@ -62,19 +62,21 @@ class Recorder:
         if self._board is not None:
             self._board.scalars(progress.step, {k: v for k, v in row.items() if k != "step"})
 
-    def evaluation(self, progress: Progress, value: float, count: int, split: str) -> None:
-        """Append a reconstruction figure."""
+    def evaluation(
+        self, progress: Progress, metric: str, value: float, count: int, split: str
+    ) -> None:
+        """Append a figure measured on a split."""
         row = {
             "kimg": progress.kimg,
             "step": progress.step,
-            "metric": "reconstruction_psnr_db",
+            "metric": metric,
             "value": value,
             "samples": count,
             "split": split,
         }
         self._evaluations.append(row | self._clock())
         if self._board is not None:
-            self._board.scalars(progress.step, {f"{split}/reconstruction_psnr_db": value})
+            self._board.scalars(progress.step, {f"{split}/{metric}": value})
 
     def sample_stem(self, progress: Progress) -> Path:
         """Path of a step's sample grid, without its suffix."""

@@ -1,7 +1,6 @@
 """The averaged model beside training: calibrated, rendered and measured on fixed samples.
 
-Rank 0 alone owns one; nothing in it is collective. Shapes: B batch, C channels, S (H, W) or
-(T, H, W).
+Rank 0 alone owns one; nothing in it is collective.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
-from agehpc.data.keyed import philox
 from agehpc.data.loader import Batch, train_batches, validation_batches
-from agehpc.data.pixels import to_float
 from agehpc.data.shards import Split, read_manifest
 from agehpc.evaluate.reconstruction import psnr
-from agehpc.models.prior import draw
 from agehpc.observe import grids
+from agehpc.systems.base import Micro
+from agehpc.train.micro import to_micro
 from agehpc.trained import Model
 
 CALIBRATION_SAMPLES = {"image": 512, "video": 128}
@@ -45,20 +43,21 @@ class Snapshot:
         self._calibration = self._draw_calibration(plan)
         self._fixed = self._draw_fixed()
 
-    def _draw_fixed(self) -> Tensor:
+    def _draw_fixed(self) -> list[Batch]:
         """Held-out samples, then as many that are trained on: how well it generalises shows."""
         unseen = max(1, self.config.observe.grid // 2)
-        parts = [b.pixels for b in self._validation(unseen, unseen)]
-        rest = self.config.observe.grid - sum(map(len, parts))
+        parts = list(self._validation(unseen, unseen))
+        rest = self.config.observe.grid - sum(len(part.pixels) for part in parts)
         if rest > 0:
             data = self.config.data
-            parts += [
-                b.pixels for b in validation_batches(data, split="train", batch=rest, limit=rest)
-            ]
-        return torch.cat(parts)
+            seen = list(validation_batches(data, split="train", batch=rest, limit=rest))
+            for part in seen:
+                part.positions += unseen  # keys of the noise: another for each column
+            parts += seen
+        return parts
 
-    def _draw_calibration(self, plan: Plan) -> list[tuple[Tensor, Tensor]]:
-        """The first samples of the training order, as uint8, with latents: the same at any time."""
+    def _draw_calibration(self, plan: Plan) -> list[Batch]:
+        """The first samples of the training order, the same at any time."""
         batch = min(plan.global_batch, CALIBRATION_BATCH[self.config.data.kind])
         stream = train_batches(
             self.config.data.model_copy(update={"workers": 0}),
@@ -70,43 +69,48 @@ class Snapshot:
             rank=0,
             world_size=1,
         )
-        pairs = []
-        for _ in range(max(1, CALIBRATION_SAMPLES[self.config.data.kind] // batch)):
-            loaded = next(stream)
-            keys = [philox(self.config.run.seed, "calibration", int(p)) for p in loaded.positions]
-            z_BZ = draw(self.config.model.prior, keys, self.config.model.latent)
-            pairs.append((loaded.pixels, z_BZ))
-        return pairs
+        return [
+            next(stream) for _ in range(max(1, CALIBRATION_SAMPLES[self.config.data.kind] // batch))
+        ]
 
     def _validation(self, batch: int, limit: int) -> Iterator[Batch]:
         return validation_batches(self.config.data, split=self.split, batch=batch, limit=limit)
 
+    def _micro(self, batch: Batch, prefix: str) -> Micro:
+        return to_micro(
+            batch, self.model.system, self.model.device, seed=self.config.run.seed, prefix=prefix
+        )
+
     def refresh(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take averaged weights, calibrate the norms for them, and return the whole state."""
         self.model.load(weights)
-        self.model.calibrate((to_float(x), z) for x, z in self._calibration)
+        self.model.calibrate(self._micro(batch, "calibration ") for batch in self._calibration)
         return self.model.state()
 
     def render(self, stem: Path) -> list[Path]:
-        """Write the grid real | reconstruction | generated as PNG, and as MP4 for video.
+        """Write the grid of the system's rows as PNG, and as MP4 for video.
 
         Fixed samples (half of them held out) and fixed noise. Returns the paths written.
         """
-        x_BCS = to_float(self._fixed)
-        rows = [
-            self._fixed.numpy(),
-            grids.to_uint8(self.model.reconstruct(x_BCS)),
-            grids.to_uint8(self.model.sample(self.config.observe.grid, self.config.run.seed)),
-        ]
-        return grids.save_grid(stem, rows, self.fps)
+        rows: dict[str, list[np.ndarray]] = {}
+        for batch in self._fixed:
+            for name, x_BCS in self.model.rows(self._micro(batch, "sample ")).items():
+                rows.setdefault(name, []).append(grids.to_uint8(x_BCS))
+        return grids.save_grid(stem, [np.concatenate(parts) for parts in rows.values()], self.fps)
 
-    def reconstruction_psnr(self) -> tuple[float, int]:
-        """Mean PSNR in dB over the validation samples, and their number."""
-        values = [
-            psnr(
-                grids.to_uint8(self.model.reconstruct(to_float(batch.pixels))), batch.pixels.numpy()
-            )
-            for batch in self._validation(16, self.config.evaluate.samples)
-        ]
-        every = np.concatenate(values)
-        return float(every.mean()), len(every)
+    def measure(self) -> tuple[dict[str, float], int]:
+        """Mean figures over the validation samples by name, and the number of samples.
+
+        `<name>_psnr_db` for what the system compares, and its own scores.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        count = 0
+        for batch in self._validation(16, self.config.evaluate.samples):
+            micro = self._micro(batch, "validation ")
+            for name, (made, wanted) in self.model.compare(micro).items():
+                value = psnr(grids.to_uint8(made), grids.to_uint8(wanted))
+                found.setdefault(f"{name}_psnr_db", []).append(value)
+            for name, value_B in self.model.score(micro).items():
+                found.setdefault(name, []).append(value_B.double().cpu().numpy())
+            count += len(batch.pixels)
+        return {name: float(np.concatenate(parts).mean()) for name, parts in found.items()}, count

@@ -1,4 +1,4 @@
-"""One optimizer step: a system's turns, run in order on the players' engines."""
+"""One step: a system's turns, run in order on the players' engines."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -6,19 +6,24 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from agehpc.systems.turns import Micro, Outputs, System, Turn, detached
+from agehpc.systems.base import Micro, Outputs, System, Turn, detached
 from agehpc.train.engines import Engine
 
 
 def run_turns(
-    system: System, engines: Mapping[str, Engine], micros: Sequence[Micro], *, shared_forward: bool
+    system: System,
+    engines: Mapping[str, Engine],
+    batches: Sequence[Sequence[Micro]],
+    *,
+    shared_forward: bool,
 ) -> dict[str, Tensor]:
-    """Train every player once, each on all micro-batches of the step. Collective.
+    """Train every player, each turn on all micro-batches of its global batches. Collective.
 
     Args:
         system: its turns.
         engines: one a player.
-        micros: this rank's micro-batches.
+        batches: this rank's micro-batches of each global batch of the step. A turn that is taken
+            fewer times than there are batches takes the last ones.
         shared_forward: a maker's forward runs once, before the first turn, and its own turn uses
             that graph (one micro-batch, ZeRO stage 2 at most). Otherwise other players' turns get
             a forward without gradients that updates no statistics.
@@ -26,14 +31,16 @@ def run_turns(
     Returns:
         Detached scalars for the metrics, of the last micro-batch, on the device.
     """
+    forwards = {name: engine.forward for name, engine in engines.items()}
     ready: dict[str, Outputs] = {}
     if shared_forward:
-        (micro,) = micros
+        ((micro,),) = batches
         for maker in dict.fromkeys(turn.maker for turn in system.turns):
-            ready[maker] = system.make(maker, engines[maker].forward, micro)
+            ready[maker] = system.make(maker, forwards, micro)
     statistics: dict[str, Tensor] = {}
     for turn in system.turns:
-        statistics |= _take(turn, system, engines, micros, ready)
+        for micros in batches[len(batches) - turn.repeats :]:
+            statistics |= _take(turn, system, engines, micros, ready)
     return statistics
 
 
@@ -56,7 +63,7 @@ def _take(
             made = ready.get(turn.maker)
             if made is None:
                 with torch.set_grad_enabled(trains_maker):
-                    made = system.make(turn.maker, engines[turn.maker].forward, micro)
+                    made = system.make(turn.maker, forwards, micro)
             if not trains_maker:
                 made = detached(made)
             loss, told = turn.loss(forwards, micro, made)

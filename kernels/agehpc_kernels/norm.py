@@ -174,12 +174,13 @@ def calibrating(module: nn.Module) -> Iterator[None]:
         norm.cumulative = True
         if norm.norm in ("batch", "sync_batch"):
             norm.batches_tracked.zero_()
-    was_training = module.training
-    module.train()
+    modes = [norm.training for norm in norms]
+    for norm in norms:  # nothing else: dropout stays as it is
+        norm.train()
     try:
         with torch.no_grad():
             yield
     finally:
-        for norm in norms:
+        for norm, mode in zip(norms, modes, strict=True):
             norm.cumulative = False
-        module.train(was_training)
+            norm.train(mode)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agehpc.config.schema import AgeSystem
 from agehpc.models.blocks import DATA, PRIOR
-from agehpc.systems.turns import Micro
+from agehpc.systems.base import Micro
 
 
 def critic(kind: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -113,4 +113,4 @@ def autoencoder_objective(
 
 def noisy(s: AgeSystem, latent: Tensor, micro: Micro) -> Tensor:
     """E(x) as G gets it."""
-    return latent if micro.noise is None else latent + s.latent_noise * micro.noise
+    return latent + s.latent_noise * micro.draws["noise"] if s.latent_noise else latent

@@ -19,7 +19,7 @@ from agehpc.config.schema import (
 )
 from agehpc.data.keyed import philox
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro, detached
+from agehpc.systems.base import Collectives, Micro, detached
 from tests.systems.reference import autoencoder_objective, critics_objective
 
 BATCH = 4
@@ -56,27 +56,24 @@ def config(
     )
 
 
-def moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
-    return z_BZ.mean(0), z_BZ.var(0, correction=0)
-
-
 class Scene:
     """A system, its players in float64 and a batch."""
 
     def __init__(self, config: Config, *, step: int = 0, samples_seen: int = 100) -> None:
         torch.manual_seed(0)
-        self.system: Any = build_system(config, moments)
+        self.system: Any = build_system(config, Collectives.alone())
         self.players: dict[str, Any] = {
             name: player.double() for name, player in self.system.build().items()
         }
         shape = (BATCH, 3, 4, 16, 16) if config.data.kind == "video" else (BATCH, 3, 16, 16)
         x_BCS = torch.rand(shape, dtype=torch.float64) * 2 - 1
         z_BZ, noise_BZ = torch.randn(2, BATCH, 6, dtype=torch.float64)
-        noise = noise_BZ if config.system.latent_noise else None
-        self.micro = Micro(x_BCS, z_BZ, samples_seen, step, noise)
+        labels_B = torch.full((BATCH,), -1)
+        draws = {"z": z_BZ, "noise": noise_BZ}
+        self.micro = Micro(x_BCS, labels_B, samples_seen, step, draws)
 
     def made(self) -> dict[str, Tensor]:
-        return self.system.make("autoencoder", self.players["autoencoder"], self.micro)
+        return self.system.make("autoencoder", self.players, self.micro)
 
     def critics(self, made: dict[str, Tensor] | None = None) -> Any:
         return self.system.critics_loss(self.players, self.micro, detached(made or self.made()))
@@ -163,7 +160,8 @@ def test_critics_judge_what_was_made(weight: float, names: set[str]):
     assert scene.players["critics"].discriminator is not None
     scene.micro = replace(scene.micro, x=-scene.micro.x)
     assert scene.critics(made)[0] != loss
-    scene.micro = replace(scene.micro, x=-scene.micro.x, z=scene.micro.z + 1)
+    draws = scene.micro.draws | {"z": scene.micro.z + 1}  # type: ignore[operator]
+    scene.micro = replace(scene.micro, x=-scene.micro.x, draws=draws)
     assert scene.critics(made)[0] != loss
 
 
@@ -227,12 +225,14 @@ def test_statistics_are_detached_float32_scalars():
 
 
 def test_draws():
-    generators = [philox(0, "prior", n) for n in range(3)]
-    z_BZ, noise = build_system(config(), moments).draw(generators)
-    assert (z_BZ.shape, z_BZ.dtype, noise) == ((3, 6), torch.float32, None)
-    system = build_system(config(AgeSystem(latent_noise=0.1)), moments)
-    again, noise = system.draw([philox(0, "prior", n) for n in range(3)])
-    assert torch.equal(again, z_BZ)  # noise leaves the prior's draws alone
-    assert noise is not None
-    assert noise.shape == (3, 6)
-    assert not torch.equal(noise, z_BZ)
+    def keys(purpose: str) -> Any:
+        return [philox(0, purpose, n) for n in range(3)]
+
+    drawn = build_system(config(), Collectives.alone()).draw(keys, (3, 16, 16), 0)
+    assert drawn.keys() == {"z"}
+    assert (drawn["z"].shape, drawn["z"].dtype) == ((3, 6), torch.float32)
+    system = build_system(config(AgeSystem(latent_noise=0.1)), Collectives.alone())
+    again = system.draw(keys, (3, 16, 16), 0)
+    assert torch.equal(again["z"], drawn["z"])  # noise leaves the prior's draws alone
+    assert again["noise"].shape == (3, 6)
+    assert not torch.equal(again["noise"], again["z"])

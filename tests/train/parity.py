@@ -12,6 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from agehpc.cluster.collectives import gather
 from agehpc.cluster.groups import Ranks
 from agehpc.config.plan import make_plan
 from agehpc.config.schema import (
@@ -28,7 +29,7 @@ from agehpc.config.schema import (
     ZeroConfig,
 )
 from agehpc.systems import build_system
-from agehpc.systems.turns import Micro
+from agehpc.systems.base import Collectives, Micro
 from agehpc.train.engines import Engine
 from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
@@ -131,7 +132,10 @@ def micro(case: Case, step: int, chosen: slice) -> Micro:
     x_BCS = torch.rand((BATCH, 3, *space), generator=generator) * 2 - 1
     z_BZ = torch.randn(BATCH, LATENT, generator=generator)
     noise_BZ = torch.randn(BATCH, LATENT, generator=generator)
-    return Micro(x_BCS[chosen], z_BZ[chosen], step * BATCH, step, noise_BZ[chosen])
+    draws = {"z": z_BZ[chosen], "noise": noise_BZ[chosen]}
+    return Micro(
+        x_BCS[chosen], torch.full_like(draws["z"][:, 0], -1).long(), step * BATCH, step, draws
+    )
 
 
 def train_all(ranks: Ranks, folder: str, cases: list[dict[str, Any]]) -> list[str]:
@@ -151,9 +155,10 @@ def _train(ranks: Ranks, case: Case) -> dict[str, Tensor]:
     config = config_of(case)
     plan = make_plan(config, ranks.env.world_size)
     torch.manual_seed(0)
-    system = build_system(config, _local if case.broken == "local moments" else _moments)
+    moments = _local if case.broken == "local moments" else _moments
+    system = build_system(config, Collectives(moments, gather))
     if case.broken == "not divided":
-        system.turns = tuple(  # type: ignore[misc]
+        system.turns = tuple(
             replace(turn, loss=_times(case.accumulation, turn.loss)) for turn in system.turns
         )
     engines = {
@@ -168,7 +173,7 @@ def _train(ranks: Ranks, case: Case) -> dict[str, Tensor]:
                 first = (ranks.env.rank * plan.accumulation + k) * plan.micro_batch
             micros.append(micro(case, step, slice(first, first + plan.micro_batch)))
         shared = plan.shared_forward if case.shared is None else case.shared
-        run_turns(system, engines, micros, shared_forward=shared)
+        run_turns(system, engines, [micros], shared_forward=shared)
     found: dict[str, Tensor] = {}
     for player, engine in engines.items():
         for kind, tensors in (

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from agehpc.systems import build_system
+from agehpc.systems.base import Collectives
 from tests.ranks import run_ranks
 from tests.systems.reference import autoencoder_objective, critics_objective
 from tests.train.parity import BATCH, WORLD, Case, config_of, micro
@@ -112,7 +113,7 @@ def plain(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """
     config, s = config_of(case), config_of(case).system
     torch.manual_seed(0)
-    players: dict[str, Any] = build_system(config, lambda z: (z, z)).build()
+    players: dict[str, Any] = build_system(config, Collectives.alone()).build()
     start = {f"{p}.{n}": w.detach().clone() for p, n, w in weights(players)}
     optimizers = {name: optimizer(case, module) for name, module in players.items()}
     for step in range(case.steps):

@@ -9,8 +9,9 @@ from agehpc.train.progress import Progress, is_due
 
 
 def test_a_step():
-    after = Progress(3, 24).after(8)
-    assert (after.step, after.samples_seen, after.kimg) == (4, 32, 0.032)
+    after = Progress(3, 24, 120).after(8, 40)
+    assert (after.step, after.samples_seen, after.samples_read) == (4, 32, 160)
+    assert after.kimg == 0.032
 
 
 @given(
@@ -22,7 +23,7 @@ def test_due_once_in_each_interval(batch: int, steps: int, every: int):
     """As whole samples say, wherever a resumed run begins."""
     now, due = Progress(), []
     for _ in range(steps):
-        before, now = now, now.after(batch)
+        before, now = now, now.after(batch, batch)
         if is_due(every / 1000, before, now):
             due.append(now.samples_seen)
     seen = [batch * (n + 1) for n in range(steps)]

@@ -164,6 +164,7 @@ def test_the_trained_model_is_the_averaged_one(undisturbed: Path):
     model = agehpc.load(undisturbed)
     averaged = load_file(newest(undisturbed) / "ema.safetensors")
     live = load_file(newest(undisturbed) / "autoencoder.safetensors")
+    live = {f"autoencoder.{name}": tensor for name, tensor in live.items()}
     assert model.state().keys() == averaged.keys() == live.keys()
     for name, tensor in averaged.items():
         assert torch.equal(model.state()[name], tensor)
