@@ -101,8 +101,8 @@ class ModelConfig(Section):
     """Size Z of a latent."""
     conditional: bool = False
     """Generate by class, from the labels in the shards."""
-    prior: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution that latents are matched to: N(0, I), or uniform on [-1, 1]^Z."""
+    prior: Literal["gaussian", "uniform", "sphere", "mixture"] = "gaussian"
+    """What latents are matched to: N(0, I), [-1, 1]^Z, the sphere of radius sqrt(Z), 10 modes."""
     encoder: NetworkConfig = NetworkConfig()
     """Encoder E: sample to latent."""
     generator: NetworkConfig = NetworkConfig()
