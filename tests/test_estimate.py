@@ -10,6 +10,7 @@ from agehpc.config.schema import (
     Config,
     DataConfig,
     EmaConfig,
+    LatentNetworkConfig,
     ModelConfig,
     NetworkConfig,
     PlayerConfig,
@@ -36,7 +37,13 @@ def config(
         run=RunConfig(recipe="test"),
         data=DataConfig(kind=kind, size=16, frames=4 if kind == "video" else 1, channels=3),  # type: ignore[arg-type]
         system=system,
-        model=ModelConfig(latent=6, encoder=net, generator=net, discriminator=net),
+        model=ModelConfig(
+            latent=6,
+            encoder=net,
+            generator=net,
+            discriminator=net,
+            latent_discriminator=LatentNetworkConfig(),
+        ),
         players={
             "autoencoder": PlayerConfig(zero=zero, ema=EmaConfig(half_life_kimg=1.0)),
             "critics": PlayerConfig(),
@@ -119,6 +126,13 @@ def test_parameters_and_states(stage: int):
 def test_nothing_is_allocated():
     net = NetworkConfig(width=512, max_width=8192)
     conf = config(AgeSystem()).model_copy(
-        update={"model": ModelConfig(encoder=net, generator=net, discriminator=net)}
+        update={
+            "model": ModelConfig(
+                encoder=net,
+                generator=net,
+                discriminator=net,
+                latent_discriminator=LatentNetworkConfig(),
+            )
+        }
     )
     assert estimate(conf, make_plan(conf, 1)).parameters["autoencoder"] > 10**7

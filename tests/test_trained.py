@@ -13,6 +13,7 @@ from agehpc.config.schema import (
     AgeSystem,
     Config,
     DataConfig,
+    LatentNetworkConfig,
     ModelConfig,
     NetworkConfig,
     PlayerConfig,
@@ -36,7 +37,13 @@ def config() -> Config:
         run=RunConfig(recipe="test"),
         data=DataConfig(kind="video", size=16, frames=4, channels=3, dataset_id="d"),
         system=AgeSystem(),
-        model=ModelConfig(latent=LATENT, encoder=net, generator=net, discriminator=net),
+        model=ModelConfig(
+            latent=LATENT,
+            encoder=net,
+            generator=net,
+            discriminator=net,
+            latent_discriminator=LatentNetworkConfig(),
+        ),
         players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
     )
 

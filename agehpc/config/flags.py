@@ -13,7 +13,7 @@ import tyro
 from pydantic import BaseModel
 from tyro.constructors import PrimitiveConstructorSpec
 
-from agehpc.config.tree import FIXED, Leaf, leaves, nearest, nest
+from agehpc.config.tree import Leaf, is_fixed, leaves, nearest, nest
 from agehpc.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def parse_flags(
     come back as True. Values shown by `--help` are those of `config`. UsageError for an unknown
     flag; `--help` prints and exits 0.
     """
-    own = {key: leaf for key, leaf in leaves(config).items() if key not in FIXED}
+    own = {key: leaf for key, leaf in leaves(config).items() if not is_fixed(key)}
     mirror = _mirror("Flags", nest({**extra, **own}), _section_helps(config))
     parsed, unknown = tyro.cli(
         mirror, prog=prog, description=description, args=argv, return_unknown_args=True

@@ -10,7 +10,16 @@ from pydantic.fields import FieldInfo
 from agehpc.config.flags import Words, parse_flags
 from agehpc.config.schema import Config, Section
 from agehpc.config.text import read_yaml
-from agehpc.config.tree import FIXED, Leaf, explain, flatten, leaves, nearest, nest
+from agehpc.config.tree import (
+    Leaf,
+    explain,
+    flatten,
+    is_fixed,
+    leaves,
+    nearest,
+    nest,
+    optional_sections,
+)
 from agehpc.errors import ConfigError, UsageError
 from agehpc.recipes import RECIPES, summary
 
@@ -32,7 +41,7 @@ class Loaded(Generic[Extra]):
     config: Config
     extra: Extra
     provenance: dict[str, str]
-    """Dotted key of every leaf -> "recipe NAME", "file PATH" or "flag"."""
+    """Dotted key of every leaf and absent section -> "recipe NAME", "file PATH" or "flag"."""
 
 
 def load(argv: list[str], *, prog: str, extra: type[Extra]) -> Loaded[Extra]:
@@ -72,10 +81,12 @@ def resolve(
     recipe: str, file: str | None = None, flags: Mapping[str, tuple[str, ...]] | None = None
 ) -> tuple[Config, dict[str, str]]:
     """Return the configuration and the source of each leaf; flags are words by dotted key."""
-    known = leaves(RECIPES[recipe]())
+    start = RECIPES[recipe]()
+    known, optional = leaves(start), optional_sections(start)
     values = {key: leaf.value for key, leaf in known.items()}
-    source = dict.fromkeys(known, f"recipe {recipe}")
-    for key, value in (_read_overlay(file, known) if file else {}).items():
+    absent = [key for key, there in optional.items() if not there]
+    source = dict.fromkeys([*known, *absent], f"recipe {recipe}")
+    for key, value in (_read_overlay(file, known, optional) if file else {}).items():
         values[key], source[key] = value, f"file {file}"
     for key, words in (flags or {}).items():
         values[key] = known[key].parse(words, _flag(key))
@@ -105,24 +116,32 @@ def _split(argv: list[str], prog: str) -> tuple[str, list[str], str, str]:
     raise UsageError(f"unknown recipe {argv[0]!r}{nearest(argv[0], names)} ({listed})")
 
 
-def _read_overlay(file: str, known: Mapping[str, Leaf]) -> dict[str, Any]:
+def _read_overlay(
+    file: str, known: Mapping[str, Leaf], optional: Mapping[str, bool]
+) -> dict[str, Any]:
     """Return the checked leaves of a YAML file by dotted key."""
     sections = {key[:at] for key in known for at in range(len(key)) if key[at] == "."}
+    lacking = [name for name, there in optional.items() if not there]
     overlay: dict[str, Any] = {}
     for key, value in flatten(read_yaml(file)).items():
+        if key in lacking and value is None:
+            continue
+        if section := next((name for name in lacking if f"{key}.".startswith(f"{name}.")), None):
+            raise ConfigError(f"{file}: {key} is set, but the recipe has no {section}; drop it")
+        if key in optional and value is None:
+            raise ConfigError(f"{file}: {key} is null, but the recipe has one; drop the line")
         if key in sections:
             if value is not None:  # `train:` with nothing under it changes nothing
                 raise ConfigError(f"{file}: {key} holds settings, got {value!r}")
         elif key not in known:
             raise ConfigError(f"{file}: unknown key {key}{nearest(key, [*known, *sections])}")
-        else:
-            overlay[key] = known[key].check(value, f"{file}: {key}")
-    for key in FIXED:
-        if overlay.get(key, known[key].value) != known[key].value:
+        elif is_fixed(key) and value != known[key].value:
             raise ConfigError(
-                f"{file}: {key} is {overlay[key]!r}, but the recipe's is {known[key].value!r}; "
+                f"{file}: {key} is {value!r}, but the recipe's is {known[key].value!r}; "
                 "start from the file's recipe or drop the line"
             )
+        else:
+            overlay[key] = known[key].check(value, f"{file}: {key}")
     return overlay
 
 

@@ -11,10 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from agehpc.config.networks import (
+    DenseConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    LatentNetworkConfig,
+    TranslatorConfig,
+)
+from agehpc.config.networks import NetworkConfig as NetworkConfig
+from agehpc.config.networks import PatchConfig as PatchConfig
+from agehpc.config.networks import ResnetConfig as ResnetConfig
+from agehpc.config.networks import UnetConfig as UnetConfig
 from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
 from agehpc.config.systems import AgeSystem, AnySystem
-
-Norm = Literal["batch", "sync_batch", "group", "none"]
 
 
 class RunConfig(Section):
@@ -70,49 +80,50 @@ class DataConfig(Section):
         return self
 
 
-class NetworkConfig(Section):
-    """One convolutional network: width at the largest resolution and its norm."""
-
-    width: Count = 32
-    """Channels of the stage at the largest resolution; each stage doubles them."""
-    max_width: Count = 512
-    """Upper bound of a stage's channels."""
-    kernel: Literal[3, 4] = 4
-    """Size of the convolutions that halve a dimension; those that double one have 4, or 3."""
-    norm: Norm = "batch"
-    """Normalisation: of the rank's batch, of the global batch, of groups of channels, or none."""
-    slope: NonNegative = 0.2
-    """Negative slope of LeakyReLU; 0 is ReLU."""
-
-
-class LatentNetworkConfig(Section):
-    """The latent discriminator: a multilayer perceptron."""
-
-    width: Count = 256
-    """Units of a hidden layer."""
-    layers: Count = 2
-    """Hidden layers."""
-
-
 class ModelConfig(Section):
     """Shapes of the networks, in two or three dimensions by `data.kind`."""
 
     latent: Count = 128
     """Size Z of a latent."""
-    conditional: bool = False
-    """Generate by class, from the labels in the shards."""
     prior: Literal["gaussian", "uniform", "sphere", "mixture"] = "gaussian"
     """What latents are matched to: N(0, I), [-1, 1]^Z, the sphere of radius sqrt(Z), 10 modes."""
-    encoder: NetworkConfig = NetworkConfig()
-    """Encoder E: sample to latent."""
-    generator: NetworkConfig = NetworkConfig()
+    encoder: EncoderConfig | None = None
+    """Encoder E: sample to latent; none where the system has none, as for the others."""
+    generator: GeneratorConfig | None = None
     """Generator G: latent to sample."""
-    discriminator: NetworkConfig = NetworkConfig()
+    discriminator: DiscriminatorConfig | None = None
     """Data discriminator D."""
-    latent_discriminator: LatentNetworkConfig = LatentNetworkConfig()
+    latent_discriminator: LatentNetworkConfig | None = None
     """Latent discriminator C."""
+    translator: TranslatorConfig | None = None
+    """Translator: sample to sample."""
+    output: Literal["tanh", "sigmoid"] = "tanh"
+    """Last activation of G, stretched to [-1, 1]; with sigmoid dense networks see [0, 1]."""
+    latent_activation: Literal["linear", "relu"] = "linear"
+    """Last activation of E."""
+    conditional: bool = False
+    """G and D see the samples' classes, which the shards must hold."""
+    base_frames: Count = 2
+    """Time is halved until this many frames are left."""
     upsample: Literal["transposed", "resize", "subpixel"] = "transposed"
     """Doubling of resolution in G: transposed convolution, nearest + convolution, pixel shuffle."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> "ModelConfig":
+        generator, critic = self.generator, self.discriminator
+        if self.conditional and generator is not None:
+            dense = isinstance(generator, DenseConfig)
+            if not (generator.normed_layers if dense else generator.norm != "none"):
+                raise ValueError(
+                    "the classes of a conditional generator come in through its norms, and it has "
+                    "none; set --model.generator.norm batch or --model.conditional false"
+                )
+        if isinstance(critic, DenseConfig) and len(critic.hidden) in critic.normed_layers:
+            raise ValueError(
+                f"--model.discriminator.normed {len(critic.hidden)} is the layer of the logit, "
+                f"which no norm may follow; use 0 to {len(critic.hidden) - 1}"
+            )
+        return self
 
 
 class OptimConfig(Section):

@@ -1,4 +1,4 @@
-"""What every part of the configuration tree is made of."""
+"""What every section of the configuration tree is made of. Imports pydantic alone."""
 
 from typing import Annotated
 

@@ -29,7 +29,14 @@ _TYPES = {
 }
 
 FIXED = ("run.recipe", "system.name")
-"""Leaves that the recipe's name decides; neither a file nor a flag changes them."""
+
+
+def is_fixed(key: str) -> bool:
+    """Whether the recipe's name decides a leaf, so that neither a file nor a flag changes it.
+
+    So are the kinds of its networks: what can be set under them depends on it.
+    """
+    return key in FIXED or (key.startswith("model.") and key.endswith(".kind"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class Leaf:
         """Return the words of a flag as the field's type; ConfigError names `where`."""
         if self.optional and [word.lower() for word in words] in (["none"], ["null"]):
             return None
-        many = get_origin(self.field.annotation) is tuple
+        kinds = (self.field.annotation, *get_args(self.field.annotation))  # also of `tuple | None`
+        many = any(get_origin(kind) is tuple for kind in kinds)
         if not many and len(words) != 1:
             seen = f"got {len(words)}: {' '.join(words)}" if words else "got none"
             raise ConfigError(f"{where} takes one value, {seen}")
@@ -74,16 +82,40 @@ class Leaf:
 
 
 def leaves(section: BaseModel, prefix: str = "") -> dict[str, Leaf]:
-    """Map every dotted key under a section to its leaf, in the order of declaration."""
+    """Map every dotted key under a section to its leaf, in the order of declaration.
+
+    A section that is None has no leaves.
+    """
     found: dict[str, Leaf] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
+        if value is None and _holds_section(field.annotation):
+            continue
         for key, part in _parts(f"{prefix}{name}", value):
             if isinstance(part, BaseModel):
                 found |= leaves(part, f"{key}.")
             else:
                 found[key] = Leaf(part, field)
     return found
+
+
+def optional_sections(section: BaseModel, prefix: str = "") -> dict[str, bool]:
+    """Map the dotted key of every section that may be None to whether it is there."""
+    found: dict[str, bool] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if _holds_section(field.annotation) and type(None) in get_args(field.annotation):
+            found[f"{prefix}{name}"] = value is not None
+        for key, part in _parts(f"{prefix}{name}", value):
+            if isinstance(part, BaseModel):
+                found |= optional_sections(part, f"{key}.")
+    return found
+
+
+def _holds_section(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(_holds_section(part) for part in get_args(annotation))
 
 
 def _parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:

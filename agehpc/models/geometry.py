@@ -9,7 +9,6 @@ from agehpc.config.schema import Config
 from agehpc.errors import ConfigError
 
 BASE_SIZE = 7  # halving stops at or below this many pixels: 64 -> 4, 28 -> 7
-BASE_FRAMES = 2  # time is halved until this many frames are left
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def geometry(config: Config) -> Geometry:
     """
     data = config.data
     assert data.channels is not None, "channels come from the shards' manifest"
-    size, frames = data.size, data.frames
+    size, frames, base_frames = data.size, data.frames, config.model.base_frames
     shapes = [_shape(data.kind, frames, size)]
     while size > BASE_SIZE:
         if size % 2:
@@ -62,15 +61,24 @@ def geometry(config: Config) -> Geometry:
                 f"({size} is odd); use 28, 32, 64, 128 or 256"
             )
         size //= 2
-        if frames > BASE_FRAMES:
+        if frames > base_frames:
             if frames % 2:
                 raise ConfigError(
-                    f"--data.frames {data.frames} cannot be halved down to {BASE_FRAMES} frames "
+                    f"--data.frames {data.frames} cannot be halved down to {base_frames} frames "
                     f"({frames} is odd); use 8, 16 or 32"
                 )
             frames //= 2
         shapes.append(_shape(data.kind, frames, size))
     return Geometry(data.channels, tuple(shapes))
+
+
+def full_geometry(config: Config, channels: int) -> Geometry:
+    """Stages that halve every dimension while it is even: to one pixel, for a power of two."""
+    data = config.data
+    shapes = [_shape(data.kind, data.frames, data.size)]
+    while any(length % 2 == 0 for length in shapes[-1]):
+        shapes.append(tuple(n // 2 if n % 2 == 0 else n for n in shapes[-1]))
+    return Geometry(channels, tuple(shapes))
 
 
 def _shape(kind: str, frames: int, size: int) -> tuple[int, ...]:

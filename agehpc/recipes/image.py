@@ -79,6 +79,7 @@ def image_age_64() -> Config:
             encoder=network,
             generator=network.model_copy(update={"slope": 0.0}),
             discriminator=network,
+            latent_discriminator=LatentNetworkConfig(),
         ),
         players={
             "autoencoder": PlayerConfig(

@@ -46,6 +46,7 @@ def video_age_demo() -> Config:
             encoder=network,
             generator=network.model_copy(update={"slope": 0.0}),
             discriminator=network,
+            latent_discriminator=LatentNetworkConfig(),
         ),
         players={
             "autoencoder": PlayerConfig(
@@ -101,6 +102,7 @@ def video_age_64() -> Config:
             encoder=network,
             generator=network.model_copy(update={"slope": 0.0}),
             discriminator=network,
+            latent_discriminator=LatentNetworkConfig(),
         ),
         players={
             "autoencoder": PlayerConfig(

@@ -21,7 +21,7 @@ from agehpc.losses import (
     r1_penalty,
     reconstruction_loss,
 )
-from agehpc.models.blocks import DATA, PRIOR, initialise
+from agehpc.models.blocks import DATA, PRIOR
 from agehpc.models.geometry import geometry
 from agehpc.models.networks import Discriminator, Encoder, Generator, LatentDiscriminator
 from agehpc.models.prior import MOMENTS, draw
@@ -127,10 +127,7 @@ class Age(System):
 
     def build(self) -> dict[str, nn.Module]:
         """Both players, initialised from torch's global generator."""
-        players = {"autoencoder": Autoencoder(self.config), "critics": Critics(self.config)}
-        for player in players.values():
-            initialise(player)
-        return players
+        return {"autoencoder": Autoencoder(self.config), "critics": Critics(self.config)}
 
     def draw(self, keys: Keys, shape: tuple[int, ...], step: int) -> dict[str, Tensor]:
         """Prior latents, and the noise that disturbs encoded ones: float32 [B, Z]."""

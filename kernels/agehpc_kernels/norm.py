@@ -13,19 +13,22 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
 from agehpc_kernels.collective import all_reduce_sum
 
-Norm = Literal["batch", "sync_batch", "group", "none"]
+Norm = Literal["batch", "sync_batch", "group", "instance", "none"]
+Order = Literal["norm_first", "activation_first"]
 
 
 class NormLeakyReLU(nn.Module):
-    """Normalise channels, scale and shift them, then LeakyReLU.
+    """Normalise channels, scale and shift them, then LeakyReLU; or LeakyReLU first.
 
     `batch` takes statistics over the rank's batch and space, `sync_batch` over all ranks',
-    `group` over groups of channels of one sample, `none` passes the input on. Statistics and
-    parameters are float32 whatever the input (float64 after `.double()`, for float64 inputs);
-    twice differentiable in every form.
+    `group` over groups of channels of one sample, `instance` over each channel of one sample,
+    `none` passes the input on. Statistics and parameters are float32 whatever the input (float64
+    after `.double()`, for float64 inputs); twice differentiable in every form.
 
     A network that sees several streams with different statistics keeps a bank of running
     statistics for each: pass its index to `forward`.
@@ -37,6 +40,9 @@ class NormLeakyReLU(nn.Module):
         banks: K, the number of streams.
         momentum: weight of a new batch in the running statistics.
         eps: added to the variance.
+        order: whether the norm or LeakyReLU comes first.
+        classes: number of classes, each with its own scale and shift (conditional norm, Dumoulin
+            et al. 2017); None has one for all. Not with `none`.
     """
 
     running_mean: Tensor
@@ -52,57 +58,87 @@ class NormLeakyReLU(nn.Module):
         banks: int = 1,
         momentum: float = 0.1,
         eps: float = 1e-5,
+        order: Order = "norm_first",
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.norm: Norm = norm
+        self.order: Order = order
         self.slope, self.momentum, self.eps = slope, momentum, eps
+        self.classes = classes
         self.tracking = True  # False: batch statistics are used, running ones left alone
         self.cumulative = False  # True: running statistics are the plain mean over batches
         if norm == "none":
+            assert classes is None, "the classes come in through the norm's scale and shift"
             return
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        shape = (channels,) if classes is None else (classes, channels)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
         if norm == "group":
             self.groups = math.gcd(channels, 8)
-            return
-        self.register_buffer("running_mean", torch.zeros(banks, channels))
-        self.register_buffer("running_var", torch.ones(banks, channels))
-        self.register_buffer("batches_tracked", torch.zeros(banks, dtype=torch.long))
+        elif norm != "instance":
+            self.register_buffer("running_mean", torch.zeros(banks, channels))
+            self.register_buffer("running_var", torch.ones(banks, channels))
+            self.register_buffer("batches_tracked", torch.zeros(banks, dtype=torch.long))
 
     def extra_repr(self) -> str:
-        """Show the norm and slope in the module's repr."""
-        return f"{self.norm}, slope={self.slope}"
+        """Show the norm, order, slope and classes in the module's repr."""
+        classes = "" if self.classes is None else f", classes={self.classes}"
+        return f"{self.norm}, {self.order}, slope={self.slope}{classes}"
 
-    def forward(self, x: Tensor, bank: int = 0) -> Tensor:
+    def forward(self, x: Tensor, bank: int = 0, labels: Tensor | None = None) -> Tensor:
         """Normalise and activate.
 
         Args:
-            x: [B, C, *], floating. Collective in training with `sync_batch`.
+            x: [B, C, *], floating. Collective in training with `sync_batch`. `instance` needs
+                more than one value a channel.
             bank: which running statistics to update or, in evaluation, to use.
+            labels: [B], int64, the samples' classes; needed where there are classes, and not
+                looked at elsewhere.
 
         Returns:
             [B, C, *] in the dtype of `x`.
         """
-        if self.norm == "group":
-            wide = F.group_norm(_widened(x), self.groups, self.weight, self.bias, self.eps)
-            x = wide.to(x.dtype)
-        elif self.norm != "none":
-            x = self._batch_norm(_widened(x), bank).to(x.dtype)
+        if self.order == "activation_first":
+            return self._normalised(self._activated(x), bank, labels)
+        return self._activated(self._normalised(x, bank, labels))
+
+    def _activated(self, x: Tensor) -> Tensor:
         return x if self.slope == 1.0 else F.leaky_relu(x, self.slope)
 
-    def _batch_norm(self, x: Tensor, bank: int) -> Tensor:
+    def _normalised(self, x: Tensor, bank: int, labels: Tensor | None) -> Tensor:
+        if self.norm == "none":
+            return x
+        wide = _widened(x)
+        if self.classes is None:
+            return self._standardised(wide, bank, self.weight, self.bias).to(x.dtype)
+        assert labels is not None, "a conditional norm needs the samples' classes"
+        scale, shift = (F.embedding(labels, table) for table in (self.weight, self.bias))
+        shape = (*scale.shape, *(1,) * (x.dim() - 2))
+        y = self._standardised(wide, bank, None, None)
+        return torch.addcmul(shift.view(shape), y, scale.view(shape)).to(x.dtype)
+
+    def _standardised(
+        self, x: Tensor, bank: int, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        if self.norm == "instance":
+            return F.instance_norm(x, weight=weight, bias=bias, eps=self.eps)
+        if self.norm == "group":
+            return F.group_norm(x, self.groups, weight, bias, self.eps)
         if not self.training:
             mean, var = self.running_mean[bank], self.running_var[bank]
-            return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         if self.norm == "batch" or self.cumulative:  # calibration runs on one rank alone
             running = (self.running_mean[bank], self.running_var[bank])
             if not self.tracking:
                 running = (None, None)
             factor = self._count(bank) if self.tracking else 0.0
-            return F.batch_norm(x, *running, self.weight, self.bias, True, factor, self.eps)
-        return self._sync_batch_norm(x, bank)
+            return F.batch_norm(x, *running, weight, bias, True, factor, self.eps)
+        return self._sync_batch_norm(x, bank, weight, bias)
 
-    def _sync_batch_norm(self, x: Tensor, bank: int) -> Tensor:
+    def _sync_batch_norm(
+        self, x: Tensor, bank: int, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         mean, var, count = global_moments(x)
         if self.tracking:
             factor = self._count(bank)
@@ -111,8 +147,10 @@ class NormLeakyReLU(nn.Module):
                 self.running_mean[bank].lerp_(mean, factor)
                 self.running_var[bank].lerp_(unbiased, factor)
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        scale = torch.rsqrt(var + self.eps) * self.weight
-        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        scale = torch.rsqrt(var + self.eps)
+        if weight is None or bias is None:
+            return (x - mean.view(shape)) * scale.view(shape)
+        return (x - mean.view(shape)) * (scale * weight).view(shape) + bias.view(shape)
 
     def _count(self, bank: int) -> float:
         """Count a batch for the running statistics and return its weight."""
@@ -154,33 +192,65 @@ def global_moments(x: Tensor, group: dist.ProcessGroup | None = None) -> tuple[T
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Use batch statistics inside the block without updating running ones."""
+    """Update no running statistics inside the block, and no vectors of spectral normalisation.
+
+    Norms go on using batch statistics; spectral normalisation uses its present vectors.
+    """
     norms = [m for m in module.modules() if isinstance(m, NormLeakyReLU)]
-    before = [m.tracking for m in norms]
+    spectral = [m for m in module.modules() if isinstance(m, _SpectralNorm)]
+    tracking, training = [m.tracking for m in norms], [m.training for m in spectral]
     for norm in norms:
         norm.tracking = False
+    for part in spectral:
+        part.training = False  # it moves its vectors in every forward of training mode
     try:
         yield
     finally:
-        for norm, tracking in zip(norms, before, strict=True):
-            norm.tracking = tracking
+        for norm, before in zip(norms, tracking, strict=True):
+            norm.tracking = before
+        for part, before in zip(spectral, training, strict=True):
+            part.training = before
 
 
 @contextmanager
 def calibrating(module: nn.Module) -> Iterator[None]:
-    """Replace running statistics by the plain mean over the batches passed inside the block."""
+    """Replace running statistics by the plain mean over the batches passed inside the block.
+
+    Spectral normalisation finds its vectors anew, so that they depend on the weights alone.
+    Dropout stays off.
+    """
     norms = [m for m in module.modules() if isinstance(m, NormLeakyReLU)]
+    before = [(m, m.training) for m in module.modules()]
+    _restart_spectral_norms(module)
+    module.eval()
     for norm in norms:
+        norm.train()
         norm.cumulative = True
         if norm.norm in ("batch", "sync_batch"):
             norm.batches_tracked.zero_()
-    modes = [norm.training for norm in norms]
-    for norm in norms:  # nothing else: dropout stays as it is
-        norm.train()
     try:
         with torch.no_grad():
             yield
     finally:
-        for norm, mode in zip(norms, modes, strict=True):
+        for norm in norms:
             norm.cumulative = False
-            norm.train(mode)
+        for part, training in before:
+            part.training = training
+
+
+@torch.no_grad()
+def _restart_spectral_norms(module: nn.Module, iterations: int = 100) -> None:
+    """Estimate the largest singular values afresh, from vectors that are always the same.
+
+    Averaged weights come without vectors; what earlier weights left behind would make the result
+    depend on how often it was asked for.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if not isinstance(part, ParametrizationList):
+            continue
+        for norm in part:
+            if isinstance(norm, _SpectralNorm):
+                start = torch.randn(len(norm._v), generator=generator)
+                norm._v.copy_(F.normalize(start, dim=0))
+                norm._power_method(norm._reshape_weight_to_matrix(part.original), iterations)

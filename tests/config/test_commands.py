@@ -6,7 +6,7 @@ import re
 import yaml
 
 from agehpc.cli import main
-from agehpc.config.tree import flatten, leaves
+from agehpc.config.tree import flatten
 from agehpc.recipes import RECIPES
 
 
@@ -20,7 +20,7 @@ def test_show_prints_yaml_with_the_source_of_every_value(capsys, tmp_path):
     assert sources["seed"] == "flag"
     assert sources["grid"] == f"file {file}"
     assert sources["latent"] == "recipe image_age_64"
-    assert shown.count("  # ") == len(leaves(RECIPES["image_age_64"]()))
+    assert shown.count("  # ") == len(flatten(RECIPES["image_age_64"]().model_dump()))
     assert len({line.index("  # ") for line in shown.splitlines() if "  # " in line}) == 1
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from agehpc.config.schema import (
     Config,
     DataConfig,
+    LatentNetworkConfig,
     ModelConfig,
     NetworkConfig,
     PlayerConfig,
@@ -31,7 +32,14 @@ def config(size: int = 32, frames: int | None = None, **model: Any) -> Config:
     return Config(
         run=RunConfig(recipe="test"),
         data=DataConfig(kind=kind, size=size, frames=frames or 1, channels=channels),
-        model=ModelConfig(latent=LATENT, encoder=net, generator=net, discriminator=net, **model),
+        model=ModelConfig(
+            latent=LATENT,
+            encoder=net,
+            generator=net,
+            discriminator=net,
+            latent_discriminator=LatentNetworkConfig(),
+            **model,
+        ),
         players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
     )
 
