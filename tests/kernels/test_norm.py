@@ -1,6 +1,7 @@
 """NormLeakyReLU against torch's own norms, in one, two and four dimensions of space and time."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from tests.ranks import run_ranks
 
 SHAPES = [(8, 6), (4, 6, 5, 7), (3, 6, 4, 5, 2)]
 BATCH_NORMS = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+INSTANCE_NORMS = {4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+FORMS = ["batch", "sync_batch", "group", "instance"]
 
 
 def draw(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -26,24 +29,33 @@ def randomise(module: nn.Module, seed: int = 1) -> None:
         p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype)
 
 
-def torchs(norm: str, shape: tuple[int, ...]) -> nn.Module:
+def torchs(norm: str, shape: tuple[int, ...], momentum: float = 0.1) -> nn.Module:
     channels = shape[1]
     if norm == "group":
         return nn.GroupNorm(2, channels).double()
-    return BATCH_NORMS[len(shape)](channels).double()
+    if norm == "instance":
+        return INSTANCE_NORMS[len(shape)](channels, affine=True).double()
+    return BATCH_NORMS[len(shape)](channels, momentum=momentum).double()
 
 
+@pytest.mark.parametrize("order", ["norm_first", "activation_first"])
 @pytest.mark.parametrize("slope", [0.2, 1.0, 0.0])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("norm", ["batch", "sync_batch", "group"])
-def test_equals_torch(norm: str, shape: tuple[int, ...], slope: float):
-    ours, theirs = NormLeakyReLU(norm, shape[1], slope=slope).double(), torchs(norm, shape)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    # One value a channel has no variance: no instance norm without space.
+    [(n, s) for n in FORMS for s in SHAPES if n != "instance" or len(s) > 2],
+)
+def test_equals_torch(norm: str, shape: tuple[int, ...], slope: float, order: str):
+    momentum = 0.1 if order == "norm_first" else 0.3
+    ours: Any = NormLeakyReLU(norm, shape[1], slope=slope, order=order, momentum=momentum).double()  # type: ignore[arg-type]
+    parts = [torchs(norm, shape, momentum), nn.LeakyReLU(slope)]
+    theirs = nn.Sequential(*(parts if order == "norm_first" else parts[::-1]))
     randomise(ours)
     randomise(theirs)
     for seed in range(3):
         x = draw(shape, seed)
         a, b = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
-        y, wanted = ours(a), F.leaky_relu(theirs(b), slope)
+        y, wanted = ours(a), theirs(b)
         assert y.dtype == torch.float64
         torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
         for out in (y, wanted):
@@ -51,15 +63,14 @@ def test_equals_torch(norm: str, shape: tuple[int, ...], slope: float):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
         for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-10)
-    if norm != "group":
-        assert isinstance(theirs, nn.modules.batchnorm._BatchNorm)
-        torch.testing.assert_close(ours.running_mean[0], theirs.running_mean)
-        torch.testing.assert_close(ours.running_var[0], theirs.running_var)
+    if norm in ("batch", "sync_batch"):
+        torch.testing.assert_close(ours.running_mean[0], parts[0].running_mean)
+        torch.testing.assert_close(ours.running_var[0], parts[0].running_var)
         assert int(ours.batches_tracked[0]) == 3
     ours.eval()
     theirs.eval()
     x = draw(shape, 9)
-    torch.testing.assert_close(ours(x), F.leaky_relu(theirs(x), slope), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
 
 
 def test_none_is_leaky_relu():
@@ -76,7 +87,7 @@ def test_groups_divide_the_channels(channels: int, groups: int):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("norm", ["batch", "sync_batch", "group"])
+@pytest.mark.parametrize("norm", FORMS)
 def test_low_precision_is_computed_in_float32(norm: str, dtype: torch.dtype):
     module = NormLeakyReLU(norm, 6)  # type: ignore[arg-type]
     exact = NormLeakyReLU(norm, 6).double()  # type: ignore[arg-type]
@@ -155,20 +166,54 @@ def test_calibrating_takes_the_plain_mean(norm: str):
     )
 
 
-@pytest.mark.parametrize("norm", ["batch", "sync_batch", "group"])
-def test_derivatives(norm: str):
-    module = NormLeakyReLU(norm, 2).double()  # type: ignore[arg-type]
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("order", ["norm_first", "activation_first"])
+@pytest.mark.parametrize("norm", FORMS)
+def test_derivatives(norm: str, order: str, classes: int | None):
+    module = NormLeakyReLU(norm, 2, order=order, classes=classes).double()  # type: ignore[arg-type]
     randomise(module)
     x = draw((3, 2, 2, 2)).requires_grad_(True)
+    labels = None if classes is None else torch.tensor([2, 0, 2])
 
     def f(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         parameters = {"weight": weight, "bias": bias}
         with frozen_statistics(module):
-            return torch.func.functional_call(module, parameters, (x,))
+            return torch.func.functional_call(module, parameters, (x, 0, labels))
 
     arguments = (x, *module.parameters())
     assert torch.autograd.gradcheck(f, arguments)
     assert torch.autograd.gradgradcheck(f, arguments)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("order", ["norm_first", "activation_first"])
+@pytest.mark.parametrize("norm", FORMS)
+def test_classes_have_their_own_scale_and_shift(norm: str, order: str, training: bool):
+    """Against a loop over samples, on what the norm gives without scale and shift."""
+    shape, labels = (5, 6, 3, 4), torch.tensor([1, 3, 0, 1, 1])
+    module: Any = NormLeakyReLU(norm, 6, banks=2, order=order, classes=4).double()  # type: ignore[arg-type]
+    plain: Any = NormLeakyReLU(norm, 6, banks=2, slope=1.0).double()  # type: ignore[arg-type]
+    assert (module.weight == 1).all()
+    assert not module.bias.any()
+    randomise(module)
+
+    def before(x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.2) if order == "activation_first" else x
+
+    for bank in (0, 1):
+        x = draw(shape, bank)
+        module(x, bank, labels)
+        plain(before(x), bank)
+    module.train(training)
+    plain.train(training)
+    x = draw(shape, 5)
+    found, y = module(x, 1, labels), plain(before(x), 1)
+    for n, label in enumerate(labels):
+        for c in range(6):
+            wanted = y[n, c] * module.weight[label, c] + module.bias[label, c]
+            if order == "norm_first":
+                wanted = F.leaky_relu(wanted, 0.2)
+            torch.testing.assert_close(found[n, c], wanted)
 
 
 def test_sync_batch_of_two_ranks_equals_one_process():
