@@ -53,7 +53,7 @@ def autoencoder(config: Config, seed: int) -> Any:
     torch.manual_seed(seed)
     net = Autoencoder(config)
     for _ in range(3):
-        net(clips(4), torch.randn(4, LATENT), None, True)
+        net(clips(4), torch.randn(4, LATENT), cycle=True)
     return net.eval()
 
 

@@ -23,6 +23,7 @@ from agehpc.config.networks import NetworkConfig as NetworkConfig
 from agehpc.config.networks import PatchConfig as PatchConfig
 from agehpc.config.networks import ResnetConfig as ResnetConfig
 from agehpc.config.networks import UnetConfig as UnetConfig
+from agehpc.config.rules import check_networks
 from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
 from agehpc.config.systems import AgeSystem, AnySystem
 
@@ -242,6 +243,7 @@ class Config(Section):
                 f"system {self.system.name} has the players {', '.join(wanted)}; "
                 f"got {', '.join(sorted(self.players)) or 'none'} under players"
             )
+        check_networks(self.system, self.model)
         for name in self.system.least_stages:
             stage = self.players[name].zero.stage
             if stage > 2:

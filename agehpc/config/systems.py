@@ -28,6 +28,8 @@ class SystemConfig(Section):
     """The maker's forward before the first turn serves every turn of a step."""
     pairing: ClassVar[Literal["none", "paired", "unpaired"]] = "none"
     """What a sample of its data is."""
+    conditions: ClassVar[bool] = False
+    """Whether it can generate by class."""
 
     name: str
     """The learning system."""
@@ -114,6 +116,7 @@ class AutoencoderSystem(SystemConfig):
     players: ClassVar = ("autoencoder",)
     networks: ClassVar = (("encoder", "generator"),)
     code: ClassVar = "agehpc.systems.autoencoder:Plain"
+    conditions: ClassVar = True
 
     name: Literal["autoencoder"] = "autoencoder"
     """The learning system."""
@@ -128,6 +131,7 @@ class DenoisingSystem(AutoencoderSystem):
 
     networks: ClassVar = (("encoder", "generator"), ("translator",))
     code: ClassVar = "agehpc.systems.denoising:Denoising"
+    conditions: ClassVar = False
 
     name: Literal["denoising"] = "denoising"  # type: ignore[assignment]
     """The learning system."""
@@ -146,6 +150,7 @@ class VaeSystem(SystemConfig):
     players: ClassVar = ("autoencoder",)
     networks: ClassVar = (("encoder", "generator"),)
     code: ClassVar = "agehpc.systems.vae:Vae"
+    conditions: ClassVar = True
 
     name: Literal["vae"] = "vae"
     """The learning system."""
@@ -165,6 +170,7 @@ class GanSystem(Game, SystemConfig):
     players: ClassVar = ("generator", "discriminator")
     networks: ClassVar = (("generator", "discriminator"),)
     code: ClassVar = "agehpc.systems.gan:Gan"
+    conditions: ClassVar = True
     least_stages: ClassVar = ("discriminator",)
 
     name: Literal["gan"] = "gan"
@@ -177,6 +183,7 @@ class WganSystem(Game, SystemConfig):
     players: ClassVar = ("generator", "critic")
     networks: ClassVar = (("generator", "discriminator"),)
     code: ClassVar = "agehpc.systems.wgan:Wgan"
+    conditions: ClassVar = True
     least_stages: ClassVar = ("critic",)
 
     name: Literal["wgan"] = "wgan"
@@ -249,6 +256,7 @@ class AgeSystem(Game, SystemConfig):
     players: ClassVar = ("autoencoder", "critics")
     networks: ClassVar = (("encoder", "generator", "discriminator", "latent_discriminator"),)
     code: ClassVar = "agehpc.systems.age:Age"
+    conditions: ClassVar = True
     least_stages: ClassVar = ("critics",)
 
     name: Literal["age"] = "age"

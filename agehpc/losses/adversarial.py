@@ -38,6 +38,19 @@ def critic_loss(kind: Adversarial, real: Tensor, fake: Tensor, smoothing: float 
     return fake.mean() - real.mean()
 
 
+def encoder_loss(kind: Adversarial, real: Tensor) -> Tensor:
+    """What an encoder minimises whose pairs (x, E(x)) are judged as real: to pass for generated.
+
+    The generated side of `critic_loss` (Dumoulin et al. 2017); real for `hinge`, as the
+    generator's loss is -fake.
+    """
+    if kind == "non_saturating":
+        return F.softplus(real).mean()
+    if kind == "lsgan":
+        return 0.5 * real.square().mean()
+    return real.mean()
+
+
 def generator_loss(kind: Adversarial, fake: Tensor) -> Tensor:
     """What the judged player minimises: softplus(-fake), -fake, or (fake - 1)^2 / 2.
 

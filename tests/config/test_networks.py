@@ -22,6 +22,7 @@ from agehpc.config.schema import (
 )
 from agehpc.config.tree import is_fixed, leaves, optional_sections
 from agehpc.errors import ConfigError, UsageError
+from tests.free import FreeSystem
 
 MODELS = [
     ModelConfig(),
@@ -40,6 +41,7 @@ def config(model: ModelConfig) -> Config:
     return Config(
         run=RunConfig(recipe="dense"),
         data=DataConfig(kind="image", size=28, frames=1),
+        system=FreeSystem(),
         model=model,
         players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
     )

@@ -14,12 +14,14 @@ from agehpc.config.schema import (
     ZeroConfig,
 )
 from agehpc.errors import ConfigError
+from tests.free import FreeSystem
 
 
 def config(batch: int, micro: int | None = None, *, kimg: float = 1.0, stage: int = 0) -> Config:
     return Config(
         run=RunConfig(recipe="test"),
         data=DataConfig(kind="image", frames=1),
+        system=FreeSystem(),
         players={
             "autoencoder": PlayerConfig(zero=ZeroConfig(stage=stage)),
             "critics": PlayerConfig(),

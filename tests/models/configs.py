@@ -3,6 +3,7 @@
 from typing import Any
 
 from agehpc.config.schema import Config, DataConfig, ModelConfig, PlayerConfig, RunConfig
+from tests.free import FreeSystem
 
 
 def config(
@@ -22,6 +23,7 @@ def config(
             frames=frames or 1,
             channels=channels,
         ),
+        system=FreeSystem(),
         model=ModelConfig(**model),
         players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
     )

@@ -85,10 +85,11 @@ def test_values(frames: int | None, upsample: str):
     shape = (16, 16) if frames is None else (frames, 16, 16)
     autoencoder, critics = Autoencoder(conf), Critics(conf)
     x_BCS, z_BZ = torch.rand(4, 1, *shape) * 2 - 1, torch.randn(4, LATENT)
-    out = autoencoder(x_BCS, z_BZ, None, True)
+    out = autoencoder(x_BCS, z_BZ, cycle=True)
     assert {name: v.shape for name, v in out.items()} == {
         "latent": (4, LATENT),
         "cycle": (4, LATENT),
+        "logits": x_BCS.shape,
         "reconstruction": x_BCS.shape,
         "generated": x_BCS.shape,
     }
@@ -153,7 +154,7 @@ def test_streams_have_their_own_statistics():
     torch.manual_seed(0)
     autoencoder = Autoencoder(config(16))
     x_BCS, z_BZ = torch.rand(4, 3, 16, 16), torch.randn(4, LATENT)
-    autoencoder(x_BCS, z_BZ, None, False)
+    autoencoder(x_BCS, z_BZ)
     encoder = [m for m in autoencoder.encoder.modules() if isinstance(m, NormLeakyReLU)]
     generator = [m for m in autoencoder.generator.modules() if isinstance(m, NormLeakyReLU)]
     for norm in [m for m in encoder if m.norm != "none"]:

@@ -1,0 +1,85 @@
+"""Rules between a system's settings and the networks it is given; ValueError names the flag."""
+
+from typing import Any
+
+from agehpc.config.networks import DenseConfig, NetworkConfig, PatchConfig
+from agehpc.config.systems import (
+    AgeSystem,
+    AutoencoderSystem,
+    DenoisingSystem,
+    Game,
+    SystemConfig,
+    VaeSystem,
+)
+
+PARTS = ("encoder", "generator", "discriminator", "latent_discriminator", "translator")
+
+
+def check_networks(system: SystemConfig, model: Any) -> None:
+    """Hold a system's settings against `model`, a ModelConfig."""
+    if not system.wanted:  # it takes any
+        return
+    given = {part for part in PARTS if getattr(model, part) is not None}
+    if not any(given == set(choice) for choice in system.wanted):
+        wanted = " or ".join("+".join(choice) for choice in system.wanted)
+        raise ValueError(
+            f"system {system.name} is made of {wanted}; got "
+            f"{', '.join(p for p in PARTS if p in given) or 'none'} under model"
+        )
+    if model.conditional and not system.conditions:
+        raise ValueError(
+            f"system {system.name} does not generate by class; set --model.conditional false"
+        )
+    _check_output(system, model)
+    if isinstance(system, Game):
+        _check_critic(system, model.discriminator)
+    if isinstance(system, DenoisingSystem):
+        _check_corruption(system)
+
+
+def _check_output(system: SystemConfig, model: Any) -> None:
+    bits = (isinstance(system, AutoencoderSystem) and system.reconstruction == "bce") or (
+        isinstance(system, VaeSystem) and system.likelihood == "bernoulli"
+    )
+    if bits and model.output != "sigmoid":
+        raise ValueError(
+            "the reconstruction is scored as a probability, which needs --model.output sigmoid: "
+            f"got {model.output}"
+        )
+    generator = model.generator
+    if model.encoder is not None and isinstance(generator, DenseConfig):
+        last = len(generator.hidden)
+        if last in generator.normed_layers:
+            raise ValueError(
+                f"--model.generator.normed {last} puts a norm behind the last activation, where a "
+                f"reconstruction must stay in its range; use 0 to {last - 1}"
+            )
+
+
+def _check_critic(system: Game, critic: Any) -> None:
+    batch = isinstance(critic, NetworkConfig | DenseConfig | PatchConfig) and critic.norm in (
+        "batch",
+        "sync_batch",
+    )
+    if system.gradient_penalty > 0 and batch:
+        # The penalty bounds the slope at each sample; batch statistics tie samples together.
+        raise ValueError(
+            "a gradient penalty needs a discriminator whose verdict on a sample does not depend "
+            f"on the others, but its norm is {critic.norm}; set --model.discriminator.norm none, "
+            "group or instance"
+        )
+    if isinstance(system, AgeSystem) and system.joint and isinstance(critic, PatchConfig):
+        raise ValueError("a joint discriminator cannot judge patches; use a recipe with kind conv")
+
+
+def _check_corruption(system: DenoisingSystem) -> None:
+    if system.corruption == "lowres" and system.level not in (2, 4):
+        raise ValueError(
+            f"--system.level {system.level:g} is the factor of the resolution for corruption "
+            "lowres; use 2 or 4"
+        )
+    if system.corruption in ("salt_and_pepper", "masking") and system.level > 1:
+        raise ValueError(
+            f"--system.level {system.level:g} is a share for corruption {system.corruption}; use "
+            "a value up to 1"
+        )
