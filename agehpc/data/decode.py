@@ -49,6 +49,17 @@ class Reader:
             raise damaged(self.where(shard, index), "its bytes do not match their checksum")
         return data
 
+    def read_input(self, shard: int, index: int) -> bytes:
+        """Return the media bytes of a sample's input image, checked against the index."""
+        member = self.sample(shard, index).input
+        if member is None:
+            raise damaged(self.where(shard, index), "it has no input image")
+        data = read_member(self._shard(shard).descriptor, member)
+        if data is None:
+            reason = "the bytes of its input image do not match their checksum"
+            raise damaged(self.where(shard, index), reason)
+        return data
+
     def where(self, shard: int, index: int) -> str:
         """Return a sample's name for messages."""
         path = self.directory / self.shards[shard].name

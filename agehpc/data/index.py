@@ -15,6 +15,7 @@ from agehpc.errors import DataError
 
 BLOCK = 512  # of a tar archive
 MEDIA = ("mp4", "jpg", "png")
+INPUT = ("input.jpg", "input.png")  # of a pair: the image that the sample is to be made from
 
 
 class Member(Record):
@@ -34,6 +35,7 @@ class Sample(Record):
     label: int
     media: Member
     json_member: Member
+    input: Member | None = None  # of a pair
 
 
 class Index(Record):
@@ -68,7 +70,7 @@ def scan(path: Path) -> Index:
     members = list(_members(path))
     samples = []
     with path.open("rb") as file:
-        for key, (media, json_member) in _pairs(path, members).items():
+        for key, (media, json_member, given) in _by_key(path, members).items():
             file.seek(json_member.offset)
             try:
                 about = json.loads(file.read(json_member.size))
@@ -76,8 +78,12 @@ def scan(path: Path) -> Index:
                 frames = int(about["frames"])
                 # As packed, not as found: damage since then must not go unseen.
                 media = media.model_copy(update={"crc32": int(about["crc32"])})
+                if given is not None:
+                    given = given.model_copy(update={"crc32": int(about["input_crc32"])})
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(f"{path}: {json_member.name} is damaged: {error!r}") from None
+            if given is None and "input_crc32" in about:
+                raise _incomplete(path, key, "input")
             samples.append(
                 Sample(
                     key=key,
@@ -85,26 +91,31 @@ def scan(path: Path) -> Index:
                     label=-1 if label is None else int(label),
                     media=media,
                     json_member=json_member,
+                    input=given,
                 )
             )
     return Index(shard=path.name, bytes=path.stat().st_size, samples=tuple(samples))
 
 
-def _pairs(path: Path, members: list[Member]) -> dict[str, tuple[Member, Member]]:
-    media, about = {}, {}
+def _by_key(path: Path, members: list[Member]) -> dict[str, tuple[Member, Member, Member | None]]:
+    """Return the media, json and input member of each sample."""
+    media, about, inputs = {}, {}, {}
     for member in members:
-        key, _, extension = member.name.rpartition(".")
-        if extension in MEDIA:
-            media[key] = member
-        elif extension == "json":
-            about[key] = member
-    lonely = sorted(media.keys() ^ about.keys())
+        key, _, extension = member.name.partition(".")
+        for extensions, found in ((MEDIA, media), (("json",), about), (INPUT, inputs)):
+            if extension in extensions:
+                found[key] = member
+    lonely = sorted((media.keys() ^ about.keys()) | (inputs.keys() - media.keys()))
     if lonely:
-        raise DataError(
-            f"{path}: sample {lonely[0]} lacks its {'json' if lonely[0] in media else 'media'} "
-            "member: the shard is incomplete; pack the shards again"
-        )
-    return {key: (member, about[key]) for key, member in media.items()}
+        raise _incomplete(path, lonely[0], "json" if lonely[0] in media else "media")
+    return {key: (member, about[key], inputs.get(key)) for key, member in media.items()}
+
+
+def _incomplete(path: Path, key: str, member: str) -> DataError:
+    return DataError(
+        f"{path}: sample {key} lacks its {member} member: the shard is incomplete; pack the "
+        "shards again"
+    )
 
 
 def _members(path: Path) -> Iterator[Member]:

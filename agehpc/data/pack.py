@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from agehpc.data.encode import (
-    Piece,
-    Reject,
-    Settings,
     encode,
     encode_many,
     is_grey,
 )
+from agehpc.data.pieces import Piece, Reject, Settings
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -160,7 +158,7 @@ def _pass(
                 }
                 for piece in result:
                     about = piece.about | shared
-                    writers[splits[plan.groups[number]]].write(piece.media, piece.extension, about)
+                    writers[splits[plan.groups[number]]].write(piece.media, about)
                     tally.rates[piece.about.get("fps", "")] += piece.about["frames"]
             progress(number + 1, len(plan.sources))
         tally.shards = {split: writer.close() for split, writer in writers.items()}
@@ -216,14 +214,24 @@ def _write_manifest(partial: Path, plan: Plan, splits: dict[str, Split], tally: 
     used = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
     classes = tuple(_classes(plan))
     video = settings.kind == "video"
+    pairs = None
+    if settings.pairs:
+        pairs = f"lowres {settings.pairs_factor}" if settings.pairs == "lowres" else settings.pairs
     manifest = Manifest(
         format=FORMAT,
         dataset_id=dataset_id(
-            settings.kind, settings.size, settings.channels, classes, tally.shards
+            settings.kind,
+            settings.size,
+            settings.channels,
+            classes,
+            tally.shards,
+            (pairs, settings.input_channels),
         ),
         kind=settings.kind,
         size=settings.size,
         channels=settings.channels,
+        pairs=pairs,
+        input_channels=settings.input_channels,
         fps=float(Fraction(tally.rates.most_common(1)[0][0])) if video else None,
         classes=classes,
         splits=tally.shards,
@@ -243,7 +251,9 @@ def _write_manifest(partial: Path, plan: Plan, splits: dict[str, Split], tally: 
 
 def _encoder(settings: Settings) -> dict[str, str | int | float | None]:
     if settings.kind == "image":
-        return {"format": settings.image_format, "fit": settings.fit}
+        direction = settings.pairs_direction if settings.pairs == "side-by-side" else None
+        form = {"format": settings.image_format, "fit": settings.fit}
+        return {**form, **({"pairs_direction": direction} if direction else {})}
     return {
         "codec": "libx264",
         "fit": settings.fit,

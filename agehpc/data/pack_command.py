@@ -13,11 +13,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from agehpc.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:  # imported when something is packed: help must answer at once
-    from collections.abc import Sequence
-
-    from agehpc.data.encode import Settings
     from agehpc.data.pack import Plan
-    from agehpc.data.shards import Manifest
+    from agehpc.data.pieces import Settings
+    from agehpc.data.sources import Source
 
 DEMO_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
 
@@ -57,7 +55,21 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Pack(Packing):
+class PackingImages(Packing):
+    """What commands share that may pack images."""
+
+    pairs: Literal["edges", "grey", "lowres", "side-by-side", "folders"] | None = None
+    """Store an input image with each image, the target: its edge map, its grey version, itself
+    less detail, the other half of SRC's images, or the image of the same name in another folder
+    (SRC is then INPUTS TARGETS)."""
+    pairs_factor: int = 4
+    """Of --pairs lowres: scaled down by 2 or 4 (antialiased) and back up, bicubic."""
+    pairs_direction: Literal["a2b", "b2a"] = "a2b"
+    """Of --pairs side-by-side: a2b has the input on the left, b2a on the right."""
+
+
+@dataclass(frozen=True)
+class Pack(PackingImages):
     """Pack videos or images into shards with a train and a validation split.
 
     SRC are folders, files, globs and tar archives, OUT is the folder to make. Sources that cannot
@@ -133,17 +145,18 @@ def _run(
     flags: Pack | Demo, sources: list[str], out: str, kind: Literal["video", "image"] | None
 ) -> int:
     from agehpc.data.pack import pack, refuse_existing
+    from agehpc.data.summary import intention, summary
 
     refuse_existing(Path(out), flags.overwrite)
     plan = _plan(flags, sources, kind)
     if flags.dry_run:
-        sys.stdout.write(_intention(plan, out, flags.json))
+        sys.stdout.write(intention(plan, out, flags.json))
         return EXIT_DONE
     manifest = pack(
         plan, Path(out), overwrite=flags.overwrite, workers=flags.workers, progress=_progress
     )
     sys.stdout.write(
-        manifest.model_dump_json(indent=2) + "\n" if flags.json else _summary(manifest, out)
+        manifest.model_dump_json(indent=2) + "\n" if flags.json else summary(manifest, out)
     )
     return EXIT_DONE
 
@@ -151,18 +164,18 @@ def _run(
 def _plan(
     flags: Pack | Demo, arguments: list[str], kind: Literal["video", "image"] | None
 ) -> "Plan":
-    from agehpc.data.pack import Plan, label_of
-    from agehpc.data.sources import find, group_of, group_pattern
+    from agehpc.data.pack import Plan, channels_of, label_of
+    from agehpc.data.pairs import input_channels
+    from agehpc.data.sources import group_of, group_pattern
 
     _check(flags)
     pattern = group_pattern(flags.group_by if isinstance(flags, Pack) else None)
-    found, sources = find(arguments, kind)
+    found, sources = _find(flags, arguments, kind)
     labelled = isinstance(flags, Pack) and flags.labels == "folder"
     settings = _settings(flags, found)
     if found == "image" and flags.channels == "auto":
-        from agehpc.data.pack import channels_of
-
         settings = replace(settings, channels=channels_of(sources))
+    settings = replace(settings, input_channels=input_channels(settings, sources, channels_of))
     return Plan(
         sources=sources,
         groups=[group_of(source, pattern) for source in sources],
@@ -173,9 +186,28 @@ def _plan(
     )
 
 
-def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings":
-    from agehpc.data.encode import Settings
+def _find(
+    flags: Pack | Demo, arguments: list[str], kind: Literal["video", "image"] | None
+) -> tuple[Literal["video", "image"], "list[Source]"]:
+    from agehpc.data.pairs import match
+    from agehpc.data.sources import find
 
+    if not isinstance(flags, Pack) or flags.pairs != "folders":
+        return find(arguments, kind)
+    if len(arguments) != 2:
+        raise UsageError(
+            f"--pairs folders takes INPUTS TARGETS OUT, got {len(arguments)} source(s): name the "
+            "folder of input images, the folder of targets, and the folder to make"
+        )
+    return "image", match(*arguments)
+
+
+def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings":
+    from agehpc.data.pairs import check_pairs
+    from agehpc.data.pieces import Settings
+
+    of_images = flags if isinstance(flags, PackingImages) else PackingImages()
+    check_pairs(of_images.pairs, of_images.pairs_factor, flags.size, kind)
     if kind == "video" and flags.size % 2:
         raise UsageError(f"--size {flags.size} is odd: video is coded in pairs of pixels")
     return Settings(
@@ -188,6 +220,9 @@ def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings"
         gop=flags.gop,
         crf=flags.crf,
         image_format=flags.image_format,
+        pairs=of_images.pairs,
+        pairs_factor=of_images.pairs_factor,
+        pairs_direction=of_images.pairs_direction,
     )
 
 
@@ -228,53 +263,3 @@ def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\rpacked {done} of {total} sources" + "\n" * (done == total))
         sys.stderr.flush()
-
-
-def _intention(plan: "Plan", out: str, as_json: bool) -> str:
-    import json
-
-    from agehpc.data.sources import split_groups
-
-    splits = split_groups(plan.groups, plan.validation_fraction)
-    held_out = sorted(group for group, split in splits.items() if split == "validation")
-    classes = sorted({label for label in plan.labels if label is not None})
-    about = {
-        "kind": plan.settings.kind,
-        "channels": plan.settings.channels,
-        "sources": len(plan.sources),
-        "groups": len(splits),
-        "validation_groups": held_out,
-        "classes": classes,
-    }
-    if as_json:
-        return json.dumps(about, indent=2) + "\n"
-    return (
-        f"would pack {len(plan.sources)} {plan.settings.kind}s at {plan.settings.size} pixels, "
-        f"{plan.settings.channels} channel(s), into {out}\n"
-        f"  groups: {len(splits)}, held out for validation: {_some(held_out)}\n"
-        f"  classes: {_some(classes)}\n"
-    )
-
-
-def _summary(manifest: "Manifest", out: str) -> str:
-    video = manifest.kind == "video"
-    lines = [
-        f"packed {manifest.sources} {manifest.kind} source(s) at {manifest.size} pixels, "
-        f"{manifest.channels} channel(s), into {out}"
-    ]
-    for split, shards in manifest.splits.items():
-        frames = f", {sum(shard.frames for shard in shards)} frames" if video else ""
-        lines.append(
-            f"  {split:<10} {manifest.samples(split)} samples{frames} in {len(shards)} shard(s), "
-            f"{sum(shard.bytes for shard in shards) / 1e6:.1f} MB, "
-            f"{manifest.groups[split]} group(s)"
-        )
-    lines.append(f"  classes    {_some(manifest.classes)}")
-    for reason, count in sorted(manifest.rejects.items()):
-        lines.append(f"  rejected   {count} {reason}: see {Path(out) / 'rejects.jsonl'}")
-    return "\n".join(lines) + "\n"
-
-
-def _some(names: "Sequence[str]") -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "none") + more

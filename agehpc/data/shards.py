@@ -52,6 +52,8 @@ class Manifest(Record):
     kind: Kind
     size: int
     channels: Literal[1, 3]
+    pairs: str | None = None  # how the input images were made: "edges", "lowres 4"; None: no pairs
+    input_channels: Literal[1, 3] | None = None
     fps: float | None  # the commonest of the clips; None for images
     classes: tuple[str, ...]
     splits: Shards
@@ -65,10 +67,21 @@ class Manifest(Record):
         return sum(shard.samples for shard in self.splits[split])
 
 
-def dataset_id(kind: Kind, size: int, channels: int, classes: Sequence[str], shards: Shards) -> str:
-    """Return the identity of a folder of shards: 32 hex digits, equal where every byte is."""
+def dataset_id(
+    kind: Kind,
+    size: int,
+    channels: int,
+    classes: Sequence[str],
+    shards: Shards,
+    pairs: tuple[str | None, int | None] = (None, None),
+) -> str:
+    """Return the identity of a folder of shards: 32 hex digits, equal where every byte is.
+
+    `pairs`: how the input images were made, and their channels.
+    """
     sums = {split: [shard.sha256 for shard in shards[split]] for split in sorted(shards)}
-    text = json.dumps([FORMAT, kind, size, channels, list(classes), sums])
+    parts = [FORMAT, kind, size, channels, list(classes), sums]
+    text = json.dumps(parts if pairs == (None, None) else [*parts, *pairs])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

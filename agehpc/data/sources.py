@@ -33,6 +33,8 @@ class Source:
     """Where the member starts in its tar; None for a file."""
     size: int = 0
     """Bytes of the member."""
+    pair: "Source | None" = None
+    """The input image of this target, where it has a file of its own."""
 
     @property
     def kind(self) -> Kind | None:

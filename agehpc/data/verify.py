@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from agehpc.errors import EXIT_DONE, EXIT_FAILURE, DataError, UsageError
 
 if TYPE_CHECKING:  # imported when there is something to verify: help must answer at once
-    from agehpc.data.index import Index, Sample
+    from agehpc.data.index import Index, Member, Sample
     from agehpc.data.shards import Manifest, ShardInfo
 
 
@@ -60,7 +60,12 @@ def problems(directory: Path, manifest: "Manifest", *, quick: bool) -> Iterator[
     from agehpc.data.shards import dataset_id
 
     identity = dataset_id(
-        manifest.kind, manifest.size, manifest.channels, manifest.classes, manifest.splits
+        manifest.kind,
+        manifest.size,
+        manifest.channels,
+        manifest.classes,
+        manifest.splits,
+        (manifest.pairs, manifest.input_channels),
     )
     if identity != manifest.dataset_id:
         yield (
@@ -140,5 +145,22 @@ def _sample(descriptor: int, where: str, manifest: "Manifest", sample: "Sample")
         raise DataError(f"{where}: {x_THWC.shape[2]}x{x_THWC.shape[1]} pixels")
     about = read_member(descriptor, sample.json_member)
     wanted = {"frames": sample.frames, "label": sample.label, "crc32": sample.media.crc32}
+    if sample.input is not None:
+        _input(descriptor, where, manifest, sample.input)
+        wanted["input_crc32"] = sample.input.crc32
+    elif manifest.pairs:
+        raise DataError(f"{where}: it has no input image, the manifest says {manifest.pairs}")
     if about is None or wanted.items() - json.loads(about).items():
         raise DataError(f"{where}: its json member is not what the index says")
+
+
+def _input(descriptor: int, where: str, manifest: "Manifest", member: "Member") -> None:
+    from agehpc.data.decode import decode_image
+    from agehpc.data.index import read_member
+
+    media = read_member(descriptor, member)
+    if media is None:
+        raise DataError(f"{where}: the bytes of its input image do not match their checksum")
+    height, width = decode_image(media, f"{where}: its input image").shape[1:3]
+    if (height, width) != (manifest.size, manifest.size):
+        raise DataError(f"{where}: its input image has {width}x{height} pixels")

@@ -32,14 +32,14 @@ class ShardWriter:
         self._output: _Output | None = None
         self._count = 0
 
-    def write(self, media: bytes, extension: str, about: dict[str, Any]) -> None:
-        """Append one sample."""
+    def write(self, media: dict[str, bytes], about: dict[str, Any]) -> None:
+        """Append one sample: its media members by extension, and what its json member says."""
         if self._tar is None:
             self._open()
         key = f"{self.split}-{len(self.shards):06d}-{self._count:06d}"
         text = json.dumps(about, sort_keys=True, separators=(",", ":"))
         assert self._tar is not None
-        self._tar.write({"__key__": key, extension: media, "json": text.encode()})
+        self._tar.write({"__key__": key, **media, "json": text.encode()})
         self._count += 1
         if self._count == self.samples_per_shard:
             self._finish()
@@ -82,7 +82,7 @@ class ShardWriter:
         path = self._path
         index = scan(path)
         with (self.directory / index_name(path.name)).open("w", encoding="utf-8") as file:
-            file.write(index.model_dump_json())
+            file.write(index.model_dump_json(exclude_none=True))
             sync(file)
         self.shards.append(describe(path, index))
         self._tar = self._output = None
