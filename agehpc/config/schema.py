@@ -58,6 +58,11 @@ class DataConfig(Section):
     """Largest random translation of a sample in pixels (edges replicated; one for a clip)."""
     colour: Fraction = 0.0
     """Largest relative change of brightness and contrast (one for a clip)."""
+    pairing: Literal["none", "paired", "unpaired"] = "none"
+    """A second image beside each sample: none, the input image of its pair (shards packed with
+    `--pairs`), or a sample of another class of the shards (the second domain)."""
+    domains: tuple[str, str] | None = None
+    """Names of the two classes that are the domains, for unpaired; default the shards' two."""
     shuffle_block: Count = 4096
     """Samples that are shuffled among each other; shards are shuffled besides."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -68,8 +73,10 @@ class DataConfig(Section):
     """Identity of the shards; filled in from the manifest."""
     channels: int | None = None
     """Colour channels; filled in from the manifest."""
+    input_channels: int | None = None
+    """Colour channels of the input images of pairs; filled in from the manifest."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes; filled in from the manifest."""
+    """Names of the classes that labels count; filled in from the manifest."""
 
     @model_validator(mode="after")
     def _images_have_one_frame(self) -> "DataConfig":
@@ -77,6 +84,16 @@ class DataConfig(Section):
             raise ValueError(
                 f"an image has one frame: got frames {self.frames}, strides {self.strides}; "
                 "set --data.frames 1 --data.strides 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _domains_are_two(self) -> "DataConfig":
+        if self.domains and (self.pairing != "unpaired" or len(set(self.domains)) < 2):
+            raise ValueError(
+                f"domains are two classes for unpaired data: got {' '.join(self.domains)} with "
+                f"pairing {self.pairing}; set --data.pairing unpaired and two different "
+                "--data.domains"
             )
         return self
 

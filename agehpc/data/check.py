@@ -6,13 +6,14 @@ from agehpc.config.schema import DataConfig
 from agehpc.data.clips import span
 from agehpc.data.index import read_index
 from agehpc.data.shards import Manifest, Split
+from agehpc.data.stream import Stream
 from agehpc.errors import ConfigError, DataError
 
 PACK = "pack again with `agehpc data pack`"
 
 
 def check(data: DataConfig, manifest: Manifest) -> DataConfig:
-    """Return `data` with dataset_id and channels filled in from the manifest.
+    """Return `data` with what the manifest knows filled in: dataset_id, channels, classes, domains.
 
     ConfigError where the configuration does not fit the shards (kind, size, identity, clips that
     are too short), DataError where shards are missing, empty or of the wrong length.
@@ -26,9 +27,56 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
     channels = data.channels or manifest.channels
     if channels not in (1, 3):
         raise ConfigError(f"--data.channels must be 1 (grey) or 3 (RGB): got {channels}")
-    filled = data.model_dump() | {"dataset_id": manifest.dataset_id, "channels": channels}
-    filled["classes"] = manifest.classes
+    filled = data.model_dump() | {
+        "dataset_id": manifest.dataset_id,
+        "channels": channels,
+        "classes": manifest.classes,
+    }
+    if data.pairing == "paired":
+        filled["input_channels"] = _input_channels(data, manifest, channels)
+    if data.pairing == "unpaired":
+        filled["domains"] = _domains(data, manifest)
     return DataConfig.model_validate(filled)
+
+
+def _input_channels(data: DataConfig, manifest: Manifest, channels: int) -> int:
+    if manifest.pairs is None:
+        raise ConfigError(
+            f"{data.shards} holds no pairs: pack with --pairs edges, grey, lowres, side-by-side or "
+            "folders, or set --data.pairing none"
+        )
+    inputs = data.input_channels or manifest.input_channels
+    if inputs not in (1, 3):
+        raise ConfigError(f"--data.input-channels must be 1 (grey) or 3 (RGB): got {inputs}")
+    # What makes a picture lighter must make its input lighter: an edge map it would turn grey.
+    same_light = manifest.pairs.partition(" ")[0] in ("grey", "lowres")
+    if data.colour and not same_light and (manifest.pairs == "edges" or inputs != channels):
+        raise ConfigError(
+            f"--data.colour {data.colour} cannot be applied to pairs of {manifest.pairs} with "
+            f"{inputs} and {channels} channels: input and target would no longer belong together; "
+            "set --data.colour 0"
+        )
+    return inputs
+
+
+def _domains(data: DataConfig, manifest: Manifest) -> tuple[str, str]:
+    known = ", ".join(manifest.classes) or "none"
+    if data.domains is None and len(manifest.classes) != 2:
+        raise ConfigError(
+            f"unpaired data needs two domains but {data.shards} has {len(manifest.classes)} "
+            f"classes ({known}): choose two of them with --data.domains, or pack two folders with "
+            "`agehpc data pack A B OUT`"
+        )
+    first, second = data.domains or manifest.classes
+    for name in (first, second):
+        if name not in manifest.classes:
+            raise ConfigError(
+                f"--data.domains {first} {second}: {data.shards} has no class {name}; it has "
+                f"{known}"
+            )
+        if not len(Stream(data, manifest, "train", None, name)):
+            raise DataError(f"the training split of {data.shards} has no sample of class {name}")
+    return first, second
 
 
 def _fits(data: DataConfig, manifest: Manifest) -> None:

@@ -7,15 +7,19 @@ from agehpc.data.keyed import philox
 
 
 def clip_indices(
-    data: DataConfig, source_frames: int, seed: int | None = None, position: int = 0
+    data: DataConfig,
+    source_frames: int,
+    seed: int | None = None,
+    position: int = 0,
+    domain: str = "",
 ) -> np.ndarray:
     """Choose the frames of a clip: int64 [data.frames], indices into the source.
 
-    With a seed, stride and start are drawn by (seed, "clip", position); without one the first
-    stride and the centred start are taken. A source that is too short is looped (whether that is
-    allowed is checked before training).
+    With a seed, stride and start are drawn by (seed, "clip" + domain, position); without one the
+    first stride and the centred start are taken. A source that is too short is looped (whether
+    that is allowed is checked before training).
     """
-    rng = None if seed is None else philox(seed, "clip", position)
+    rng = None if seed is None else philox(seed, f"clip{domain}", position)
     stride = data.strides[0 if rng is None else int(rng.integers(len(data.strides)))]
     room = source_frames - span(data.frames, stride)
     if room < 0:

@@ -1,7 +1,8 @@
 """Batches of samples for training and validation.
 
-B samples of a batch, C channels, T frames, H height, W width. What a batch holds is a pure
-function of (dataset id, seed, global position): workers and world size only share out the work.
+What a batch holds is a pure function of (dataset id, seed, global position): workers and world
+size only share out the work. Unpaired data has an order for each of its domains: a position's two
+samples have nothing to do with each other, and each domain begins its next epoch on its own.
 """
 
 import atexit
@@ -13,38 +14,17 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from agehpc.config.schema import DataConfig
-from agehpc.data.augment import augment
-from agehpc.data.clips import clip_indices
-from agehpc.data.decode import Reader, decode_image, decode_video, to_channels
-from agehpc.data.order import Order
-from agehpc.data.shards import Manifest, Split, read_manifest
+from agehpc.data.samples import Batch, Samples
+from agehpc.data.shards import Split, read_manifest
 from agehpc.data.workers import immune
 from agehpc.errors import DataError
 
 # A training process answers them by saving, for which its workers must live.
 _JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-
-
-@dataclass
-class Batch:
-    """Samples and where they come from."""
-
-    pixels: torch.Tensor
-    """uint8, BCTHW for video, BCHW for images."""
-    labels: torch.Tensor
-    """int64 [B]: index into the manifest's classes, -1 without a class."""
-    positions: torch.Tensor
-    """int64 [B]: global sample position in training, index in the split otherwise."""
-    second: torch.Tensor | None = None
-
-    def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory (called by DataLoader)."""
-        return Batch(*(x.pin_memory() for x in (self.pixels, self.labels, self.positions)))
 
 
 def train_batches(
@@ -70,7 +50,7 @@ def train_batches(
     # Micro-batches follow each other a world's width apart, within a step and across steps.
     positions = _Positions(start + rank * micro_batch, micro_batch, world_size * micro_batch)
     loader = DataLoader(
-        _Samples(data, read_manifest(data.shards), "train", seed),
+        Samples(data, read_manifest(data.shards), "train", seed),
         batch_size=None,
         sampler=positions,
         collate_fn=_as_it_is,
@@ -96,75 +76,17 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Yield a split once, in its own order, at most `limit` samples; the last batch may be short.
 
-    Deterministic: first stride, centred clip, no augmentation. Decodes in this process.
-    Raises DataError at the first damaged sample.
+    Deterministic: first stride, centred clip, no augmentation. Decodes in this process. Unpaired
+    data ends with its smaller domain: no sample comes twice. Raises DataError at the first damaged
+    sample.
     """
-    manifest = read_manifest(data.shards)
-    samples = _Samples(data, manifest, split, None)
-    total = manifest.samples(split)
-    total = total if limit is None else min(total, limit)
+    samples = Samples(data, read_manifest(data.shards), split, None)
+    total = len(samples) if limit is None else min(len(samples), limit)
     for first in range(0, total, batch):
         loaded = samples[range(first, min(first + batch, total))]
         if isinstance(loaded, DataError):
             raise loaded
         yield loaded
-
-
-class _Samples(Dataset):
-    """Maps a list of positions to a Batch, or to the DataError that it met."""
-
-    def __init__(
-        self, data: DataConfig, manifest: Manifest, split: Split, seed: int | None
-    ) -> None:
-        self.data = data
-        self.manifest = manifest
-        self.split: Split = split
-        self.seed = seed
-        sizes = tuple(shard.samples for shard in manifest.splits[split])
-        self.order = Order(manifest.dataset_id, seed or 0, sizes, data.shuffle_block)
-        self.ends = np.cumsum(sizes)
-        self.channels = data.channels or manifest.channels
-        self._reader: Reader | None = None
-
-    @property
-    def reader(self) -> Reader:
-        # Made in the process that uses it: open files do not travel to workers.
-        if self._reader is None:
-            self._reader = Reader(self.data.shards, self.manifest, self.split)
-        return self._reader
-
-    def __getitem__(self, positions: range) -> Batch | DataError:
-        try:
-            loaded = [self._load(position) for position in positions]
-        except DataError as error:
-            return error
-        x_BTHWC = np.stack([pixels for pixels, _ in loaded])
-        x_BCTHW = np.ascontiguousarray(x_BTHWC.transpose(0, 4, 1, 2, 3))
-        pixels = torch.from_numpy(x_BCTHW if self.data.kind == "video" else x_BCTHW[:, :, 0])
-        labels = torch.tensor([label for _, label in loaded], dtype=torch.int64)
-        return Batch(pixels, labels, torch.tensor(list(positions), dtype=torch.int64))
-
-    def _load(self, position: int) -> tuple[np.ndarray, int]:
-        shard, index = self._place(position)
-        media = self.reader.read(shard, index)
-        sample = self.reader.sample(shard, index)
-        where = self.reader.where(shard, index)
-        if self.data.kind == "video":
-            indices = clip_indices(self.data, sample.frames, self.seed, position)
-            x_THWC = decode_video(media, indices, sample.frames, where, self.data.size)
-        else:
-            x_THWC = decode_image(media, where)
-        x_THWC = to_channels(x_THWC, self.channels)
-        if self.seed is not None:
-            x_THWC = augment(x_THWC, self.data, self.seed, position)
-        return x_THWC, sample.label
-
-    def _place(self, position: int) -> tuple[int, int]:
-        if self.seed is not None:
-            place = self.order.place(position)
-            return place.shard, place.index
-        shard = int(np.searchsorted(self.ends, position, side="right"))
-        return shard, position - int(self.ends[shard]) + self.order.samples[shard]
 
 
 @dataclass(frozen=True)
