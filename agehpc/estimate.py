@@ -86,7 +86,7 @@ def _second(config: Config, plan: Plan) -> Tensor | None:
     """The other tensor of a micro-batch, where the data come in twos."""
     channels = {
         "none": None,
-        "paired": getattr(config.data, "input_channels", None),
+        "paired": config.data.input_channels,
         "unpaired": config.data.channels,
     }[config.system.pairing]
     if channels is None:

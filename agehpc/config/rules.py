@@ -11,6 +11,7 @@ from agehpc.config.systems import (
     SystemConfig,
     VaeSystem,
 )
+from agehpc.errors import ConfigError
 
 PARTS = ("encoder", "generator", "discriminator", "latent_discriminator", "translator")
 
@@ -35,6 +36,16 @@ def check_networks(system: SystemConfig, model: Any) -> None:
         _check_critic(system, model.discriminator)
     if isinstance(system, DenoisingSystem):
         _check_corruption(system)
+
+
+def check_labels(config: Any) -> None:
+    """Hold a Config, with what the shards decide filled in, against their labels."""
+    if config.model.conditional and len(config.data.classes or ()) < 2:
+        raise ConfigError(
+            f"recipe {config.run.recipe} generates by class, and {config.data.shards} has "
+            f"{len(config.data.classes or ())} of them; pack sources in a folder for each class, "
+            "or set --model.conditional false"
+        )
 
 
 def _check_output(system: SystemConfig, model: Any) -> None:

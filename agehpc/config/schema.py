@@ -261,6 +261,11 @@ class Config(Section):
                 f"got {', '.join(sorted(self.players)) or 'none'} under players"
             )
         check_networks(self.system, self.model)
+        if self.data.pairing != self.system.pairing:
+            raise ValueError(
+                f"system {self.system.name} trains on data whose pairing is "
+                f"{self.system.pairing}: got --data.pairing {self.data.pairing}"
+            )
         for name in self.system.least_stages:
             stage = self.players[name].zero.stage
             if stage > 2:

@@ -30,7 +30,7 @@ def class_count(config: Config) -> int | None:
     """
     if not config.model.conditional:
         return None
-    classes = getattr(config.data, "classes", None)
+    classes = config.data.classes
     if not classes:
         raise ConfigError(
             f"--model.conditional needs samples with classes, and --data.shards "

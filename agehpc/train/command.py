@@ -12,6 +12,7 @@ from pydantic import Field
 from agehpc.cluster.environment import Environment, resolve
 from agehpc.config.load import load
 from agehpc.config.plan import Plan, make_plan
+from agehpc.config.rules import check_labels
 from agehpc.config.schema import Config, Section, identity_hash
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 
@@ -77,7 +78,9 @@ def _resolve(config: Config) -> Config:
     data = check(config.data, read_manifest(config.data.shards))
     # Absolute, so that the run directory says where its data lies whoever reads it.
     data = data.model_copy(update={"shards": str(Path(data.shards).resolve())})
-    return config.model_copy(update={"data": data})
+    config = config.model_copy(update={"data": data})
+    check_labels(config)
+    return config
 
 
 def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
