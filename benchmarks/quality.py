@@ -3,9 +3,10 @@
     python benchmarks/quality.py runs/images
     python benchmarks/quality.py runs/clips --n 1000 --json
 
-Reconstructions of the validation split are compared with the mean training sample. Samples are
-compared with the validation split by the Frechet distance of EfficientNet-Lite0 features, and so
-are as many training samples: the figure of a generator that repeats its training set. The
+Reconstructions of the validation split are compared with the mean training sample, where the
+system reconstructs. Samples, or translations of the validation inputs, are compared with the
+validation split by the Frechet distance of EfficientNet-Lite0 features, and so are as many
+training samples: the figure of a generator that repeats its training set. The
 distance is named frechet_lite0 (frechet_lite0_frames for video, taken on single frames). It is no
 FID: features, resolution and sample counts differ. Compare figures of equal n only.
 
@@ -30,11 +31,13 @@ from torch.nn import functional
 from agehpc.config.schema import DataConfig
 from agehpc.data.check import check
 from agehpc.data.loader import train_batches, validation_batches
+from agehpc.data.pixels import to_float
+from agehpc.data.samples import Batch
 from agehpc.data.shards import read_manifest
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.generate import reconstruct_main
 from agehpc.observe.grids import to_uint8
-from agehpc.trained import load
+from agehpc.trained import Model, load
 
 # Letters of shapes: N pictures, B samples, C channels, T frames, H height, W width, F features.
 FRAME_STEP = 4
@@ -118,15 +121,32 @@ def features(lite0: Lite0, batches: Iterable[np.ndarray], n: int) -> np.ndarray:
 
 def validation_samples(data: DataConfig, count: int, total: int, batch: int) -> Iterator[Any]:
     """Yield `count` of the split's `total` samples, evenly spaced: its order may be by class."""
+    for loaded in spread(data, count, total, batch):
+        yield compared(data, loaded)
+
+
+def compared(data: DataConfig, loaded: Batch) -> np.ndarray:
+    """Return the samples of a batch that are compared: of unpaired data the second domain's."""
+    second = loaded.second if data.pairing == "unpaired" else None
+    return (loaded.pixels if second is None else second).numpy()
+
+
+def spread(data: DataConfig, count: int, total: int, batch: int) -> Iterator[Any]:
+    """Yield batches of `count` of the validation split's `total` samples, evenly spaced."""
     keep = {number * total // count for number in range(count)}
-    for loaded in validation_batches(data, batch=batch, limit=None):
-        picked = [p in keep for p in loaded.positions.tolist()]
-        if any(picked):
-            yield loaded.pixels[torch.tensor(picked)].numpy()
+    for loaded in validation_batches(data, batch=batch, limit=total):
+        picked = torch.tensor([p in keep for p in loaded.positions.tolist()])
+        if picked.any():
+            loaded.pixels = loaded.pixels[picked]
+            loaded.second = None if loaded.second is None else loaded.second[picked]
+            yield loaded
 
 
 def training_samples(data: DataConfig, seed: int, batch: int) -> Iterator[Any]:
-    """Yield training samples without end, in a shuffled order and without augmentation."""
+    """Yield training samples without end, in a shuffled order and without augmentation.
+
+    Of unpaired data those of the second domain.
+    """
     plain = {"flip": False, "shift": 0, "colour": 0.0, "strides": data.strides[:1], "workers": 0}
     stream = train_batches(
         data.model_copy(update=plain),
@@ -139,12 +159,11 @@ def training_samples(data: DataConfig, seed: int, batch: int) -> Iterator[Any]:
         world_size=1,
     )
     for loaded in stream:
-        yield loaded.pixels.numpy()
+        yield compared(data, loaded)
 
 
-def distances(run: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the Frechet distances of a run's samples and of its training samples."""
-    model = load(run, checkpoint=options.checkpoint, device=options.device)
+def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the Frechet distances of what a run makes and of its training samples."""
     data = model.config.data
     if options.shards:
         data = data.model_copy(update={"shards": options.shards, "dataset_id": None})
@@ -152,13 +171,17 @@ def distances(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     data = check(data, manifest)
     each = len(range(0, data.frames, FRAME_STEP))  # pictures of a sample
     total = manifest.samples("validation")
+    if data.pairing == "unpaired":  # samples of either domain: the smaller one's
+        total = sum(len(b.pixels) for b in validation_batches(data, batch=64, limit=None))
     n = min(options.n, each * min(total, manifest.samples("train")))
     if n < 2:
         raise UsageError(f"{data.shards} has {total} validation samples: too few for statistics")
     count, batch = -(-n // each), options.batch
     lite0 = Lite0(options.device)
     generated = (
-        to_uint8(model.sample(batch, options.seed, first)) for first in range(0, count, batch)
+        (to_uint8(model.sample(batch, options.seed, first)) for first in range(0, count, batch))
+        if model.can("generate")
+        else translations(model, data, count, total, batch)
     )
     real = features(lite0, validation_samples(data, count, total, batch), n)
     name = "frechet_lite0" if data.kind == "image" else "frechet_lite0_frames"
@@ -171,6 +194,13 @@ def distances(run: Path, options: argparse.Namespace) -> dict[str, Any]:
         "n_asked": options.n,
         "dataset_id": data.dataset_id,
     }
+
+
+def translations(model: Any, data: DataConfig, count: int, total: int, batch: int) -> Iterator[Any]:
+    """Yield what a run makes of validation inputs: of pairs, or of the first domain."""
+    for loaded in spread(data, count, total, batch):
+        x = loaded.second if data.pairing == "paired" else loaded.pixels
+        yield to_uint8(model.translate(to_float(x)))
 
 
 def reconstruction(run: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""
     options = parse(argv)
     try:
-        figures = reconstruction(options.run, options) | distances(options.run, options)
+        model = load(options.run, checkpoint=options.checkpoint, device=options.device)
+        rebuilds = model.can("encode") and model.can("generate")
+        figures = reconstruction(options.run, options) if rebuilds else {}
+        if model.can("generate") or model.can("translate"):
+            figures |= distances(model, options)
     except AgehpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -6,7 +6,7 @@ A recipe's docstring holds its command, the time it takes and the score it reach
 from collections.abc import Callable
 
 from agehpc.config.schema import Config
-from agehpc.recipes import adversarial, autoencoders, digits, image, video
+from agehpc.recipes import adversarial, autoencoders, digits, image, variants, video
 
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe
@@ -17,6 +17,11 @@ RECIPES: dict[str, Callable[[], Config]] = {
         image.image_age_demo,
         image.image_age_64,
         image.image_age_a100_4n,
+        variants.image_age_vae_64,
+        variants.image_age_joint_64,
+        variants.image_age_conditional_64,
+        variants.image_age_moments_64,
+        variants.video_age_conditional_64,
         digits.mnist_autoencoder,
         digits.mnist_autoencoder_deep,
         digits.mnist_denoising,

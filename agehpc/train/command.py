@@ -213,6 +213,7 @@ def _results(console: "Console", run: Path, trainer: "Trainer", code: int) -> No
     for suffix in ("mp4", "png"):
         grids = sorted((run / "samples").glob(f"step-*-grid.{suffix}"))
         if grids:
-            rows[suffix] = f"{grids[-1]} (real | reconstruction | generated)"
+            seen = trainer.snapshot.captions if trainer.snapshot else ()
+            rows[suffix] = f"{grids[-1]} ({' | '.join(seen)})" if seen else grids[-1]
     state = "done" if code == EXIT_DONE else "stopped; run the same command again to go on"
     console.rows(f"{state} at {trainer.progress.kimg:g} kimg", rows)

@@ -40,6 +40,7 @@ class Snapshot:
         manifest = read_manifest(config.data.shards)
         self.fps = (manifest.fps or 1.0) / config.data.strides[0]
         self.split: Split = "validation" if manifest.samples("validation") else "train"
+        self.captions: tuple[str, ...] = ()
         self._calibration = self._draw_calibration(plan)
         self._fixed = self._draw_fixed()
 
@@ -96,6 +97,7 @@ class Snapshot:
         for batch in self._fixed:
             for name, x_BCS in self.model.rows(self._micro(batch, "sample ")).items():
                 rows.setdefault(name, []).append(grids.to_uint8(x_BCS))
+        self.captions = tuple(rows)
         return grids.save_grid(stem, [np.concatenate(parts) for parts in rows.values()], self.fps)
 
     def measure(self) -> tuple[dict[str, float], int]:
