@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agehpc.data import video
+from agehpc.data import arrays, video
 from agehpc.data.pairs import pair
 from agehpc.data.pictures import colour, fit, has_one_channel, picture
 from agehpc.data.pieces import Piece, Reject, Settings, UnusableError
@@ -34,7 +34,7 @@ def encode(source: Source, settings: Settings) -> list[Piece] | Reject:
         return Reject("empty", "0 bytes" if not data else "0 bytes of its input image")
     try:
         if settings.kind == "video":
-            pieces = list(_video(data, settings))
+            pieces = list(_video(source, data, settings))
         elif settings.pairs:
             pieces = [Piece(pair(data, given, settings), {"frames": 1})]
         else:
@@ -67,9 +67,10 @@ def _form(piece: Piece, settings: Settings) -> dict[str, Any]:
     return form
 
 
-def _video(data: bytes, settings: Settings) -> Iterator[Piece]:
+def _video(source: Source, data: bytes, settings: Settings) -> Iterator[Piece]:
     try:
-        rate, frames = video.decode(data, settings.fps)
+        decode = arrays.decode_clip if isinstance(source, arrays.Row) else video.decode
+        rate, frames = decode(data, settings.fps)
         segments = _segments(
             (fit(Image.fromarray(f.rgb_HWC), settings, f.aspect) for f in frames), settings
         )
@@ -102,6 +103,8 @@ def _segments(frames: Iterator[Image.Image], settings: Settings) -> Iterator[lis
 
 def is_grey(source: Source) -> bool | None:
     """Tell from the header whether an image has a single channel; None where it is unreadable."""
+    if source.channels is not None:
+        return source.channels == 1
     try:
         return has_one_channel(source.read())
     except (OSError, UnusableError):

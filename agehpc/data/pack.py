@@ -66,7 +66,13 @@ class Tally:
 
 
 def label_of(sources: Sequence[Source]) -> list[str | None]:
-    """Return the class of each source: its folder's name; one folder alone says nothing."""
+    """Return the class of each source.
+
+    It is what the files themselves say, where any does. Otherwise it is the name of the source's
+    folder; one folder alone says nothing.
+    """
+    if any(source.label is not None for source in sources):
+        return [source.label for source in sources]
     folders = [source.folder for source in sources]
     if len(set(folders)) < 2:
         return [None] * len(folders)
@@ -265,7 +271,13 @@ def _encoder(settings: Settings) -> dict[str, str | int | float | None]:
 
 
 def _classes(plan: Plan) -> list[str]:
-    return sorted({label for label in plan.labels if label is not None})
+    names = {label for label in plan.labels if label is not None}
+    return sorted(names, key=int if all(map(_is_number, names)) else None)
+
+
+def _is_number(name: str) -> bool:
+    """Tell whether a name is a whole number, written in one way only."""
+    return name.isdecimal() and str(int(name)) == name
 
 
 def _write(path: Path, text: str) -> None:

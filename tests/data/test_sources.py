@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agehpc.data.find import find
 from agehpc.data.pack import label_of
-from agehpc.data.sources import Source, find, group_of, group_pattern, split_groups
+from agehpc.data.sources import Source, group_of, group_pattern, split_groups
 from agehpc.errors import DataError, UsageError
 
 
