@@ -20,6 +20,8 @@ COMMANDS: Table = {
     "train": ("agehpc.train.command:main", "train a recipe, or resume its run"),
     "sample": ("agehpc.generate:sample_main", "generate from a run's generator"),
     "reconstruct": ("agehpc.generate:reconstruct_main", "encode and decode samples with a run"),
+    "encode": ("agehpc.latent.commands.encode:main", "write the latents of a split to a file"),
+    "invert": ("agehpc.latent.commands.invert:main", "find the latents of samples"),
     "data": ("agehpc.data.commands:main", "make and check shards: pack, verify, demo"),
     "config": ("agehpc.config.commands:main", "show configurations and list recipes"),
     "doctor": ("agehpc.doctor:main", "check this machine: versions, devices, decoders, disk"),

@@ -10,7 +10,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,17 @@ def validation_batches(
         if isinstance(loaded, DataError):
             raise loaded
         yield loaded
+
+
+def samples_at(data: DataConfig, *, split: Split, positions: Sequence[int]) -> Batch:
+    """Read samples by their index in a split, as :func:`validation_batches` gives them.
+
+    Raises DataError at the first damaged sample.
+    """
+    loaded = Samples(data, read_manifest(data.shards), split, None)[positions]
+    if isinstance(loaded, DataError):
+        raise loaded
+    return loaded
 
 
 @dataclass(frozen=True)

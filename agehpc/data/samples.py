@@ -78,7 +78,7 @@ class Samples(Dataset):
             self._reader = Reader(self.data.shards, self.manifest, self.split)
         return self._reader
 
-    def __getitem__(self, positions: range) -> Batch | DataError:
+    def __getitem__(self, positions: Sequence[int]) -> Batch | DataError:
         try:
             loaded = [self._load(position) for position in positions]
         except DataError as error:

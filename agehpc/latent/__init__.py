@@ -1,0 +1,1 @@
+"""Uses of a trained model: plain functions here, a command for each in `commands`."""

@@ -1,0 +1,1 @@
+"""The commands that use a trained model; each module holds the flags and `main(argv)` of one."""
