@@ -1,11 +1,14 @@
 """`agehpc sample RUN` and `agehpc reconstruct RUN`: pictures, clips and figures from a run."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from agehpc.errors import UsageError
+from agehpc.files import atomic_path
 from agehpc.latent import command
 
 if TYPE_CHECKING:
@@ -22,10 +25,23 @@ class SampleFlags(command.RunFlags):
     """Samples to generate."""
     seed: command.Natural = 0
     """Seed of the noise: the n-th sample depends on (seed, n) alone."""
+    truncation: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the noise: below 1 samples are more typical and less varied."""
+    label: str | None = None
+    """Class to generate, of a conditional run; default all classes in turn."""
     columns: command.Count = 8
     """Samples in a row of the grid."""
     array: bool = False
     """Also write samples.npy: uint8, N C H W or N C T H W."""
+    shards: str | None = None
+    """Also write the samples as shards that `agehpc train` reads, with the classes of a
+    conditional run; the grid then shows the first rows alone."""
+    image_format: Literal["png", "jpg"] = "png"
+    """Format of images in shards."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the samples in shards that is held out."""
+    overwrite: bool = False
+    """Replace shards that --shards already holds."""
 
 
 class ReconstructFlags(command.SplitFlags):
@@ -45,31 +61,87 @@ def sample_main(argv: list[str]) -> int:
     """Run `agehpc sample`."""
     run, flags = command.parse(SampleFlags, argv, "agehpc sample")
     out = command.destination(run, flags, "generated")
-    model = command.load_model(run, flags, "decode")
-    if flags.dry_run:
-        return command.say(flags, {"run": str(run), "n": flags.n, "would_write_to": str(out)})
-    from agehpc.files import atomic_path
-    from agehpc.observe import grids
+    model = command.load_model(run, flags, "generate")
+    classes = _classes(model, flags)
+    if flags.shards is not None:
+        from agehpc.data.pack import refuse_existing
 
-    parts = [
-        grids.to_uint8(model.sample(min(flags.batch, flags.n - first), flags.seed, first))
-        for first in range(0, flags.n, flags.batch)
-    ]
-    x = np.concatenate(parts)
+        refuse_existing(Path(flags.shards), flags.overwrite)
+    if flags.dry_run:
+        told = {"run": str(run), "n": flags.n, "would_write_to": str(out)}
+        return command.say(flags, told | ({"shards": flags.shards} if flags.shards else {}))
+
+    def make(first: int, count: int) -> np.ndarray:
+        return _make(model, flags, classes[first : first + count], first)
+
+    shown = flags.n if flags.shards is None else min(flags.n, flags.columns**2)
+    x = np.concatenate([make(i, min(flags.batch, shown - i)) for i in range(0, shown, flags.batch)])
     rows = [x[i : i + flags.columns] for i in range(0, len(x), flags.columns)]
     paths = command.save_rows(out / "samples", rows, model.config)
+    told: dict[str, Any] = {"n": flags.n, "seed": flags.seed}
     if flags.array:
         with atomic_path(out / "samples.npy") as temporary, temporary.open("wb") as file:
             np.save(file, x)
         paths.append(str(out / "samples.npy"))
-    return command.say(flags, {"n": len(x), "seed": flags.seed, "paths": paths})
+    if flags.shards is not None:
+        told |= _write_shards(model, flags, make, classes, Path(flags.shards))
+    return command.say(flags, told | {"paths": paths})
+
+
+def _classes(model: "Model", flags: SampleFlags) -> list[int]:
+    """Number of the class of each sample; -1 for a run without."""
+    if flags.label is not None and not model.conditional:
+        raise UsageError(f"--label {flags.label}, but the run does not generate by class")
+    if flags.label is not None:
+        return [command.class_number(flags.label, model.classes, "--label")] * flags.n
+    if not model.conditional:
+        return [-1] * flags.n
+    return [n % len(model.classes) for n in range(flags.n)]
+
+
+def _make(model: "Model", flags: SampleFlags, classes: list[int], first: int) -> np.ndarray:
+    """Samples from number `first` on, one a class: uint8 [B, C, S]."""
+    import torch
+
+    from agehpc.observe.grids import to_uint8
+
+    labels_B = command.labels_for(model, torch.tensor(classes)) if model.conditional else None
+    made = model.sample(
+        len(classes), flags.seed, first, labels=labels_B, truncation=flags.truncation
+    )
+    return to_uint8(made)
+
+
+def _write_shards(
+    model: "Model",
+    flags: SampleFlags,
+    make: Callable[[int, int], np.ndarray],
+    classes: list[int],
+    out: Path,
+) -> dict[str, Any]:
+    """Write the samples as shards; return figures about them."""
+    from agehpc.latent.augment import write_shards
+
+    manifest = write_shards(
+        out,
+        make,
+        [model.classes[number] if number >= 0 else None for number in classes],
+        model.config.data,
+        fps=command.frames_per_second(model.config),
+        batch=flags.batch,
+        image_format=flags.image_format,
+        validation_fraction=flags.validation_fraction,
+        overwrite=flags.overwrite,
+    )
+    counts = {split: manifest.samples(split) for split in manifest.splits}
+    return {"shards": str(out), **counts, "classes": ", ".join(manifest.classes) or "none"}
 
 
 def reconstruct_main(argv: list[str]) -> int:
     """Run `agehpc reconstruct`."""
     run, flags = command.parse(ReconstructFlags, argv, "agehpc reconstruct")
     out = command.destination(run, flags, "reconstructed")
-    model = command.load_model(run, flags, "decode", *([] if flags.latents else ["encode"]))
+    model = command.load_model(run, flags, "generate", *([] if flags.latents else ["encode"]))
     data = command.split_data(model.config, flags)
     if flags.latents:
         pairs = _from_latents(model, data, flags, flags.latents)

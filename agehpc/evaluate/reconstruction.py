@@ -25,7 +25,8 @@ def psnr(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 def ssim(y_BCS: np.ndarray, x_BCS: np.ndarray) -> np.ndarray:
     """Structural similarity of each sample (Wang et al. 2004), averaged over a clip's frames.
 
-    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03, by torchmetrics.
+    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03, over the whole picture with
+    mirrored edges, by torchmetrics; the paper's code leaves out the outer 5 pixels.
 
     Args:
         y_BCS: reconstructions, uint8.

@@ -81,7 +81,7 @@ def load_model(run: Path, flags: RunFlags, *uses: str) -> "Model":
 
 _LACKS = {
     "encode": ("encoder", "age, autoencoder or vae"),
-    "decode": ("generator of latents", "age, vae, gan or wgan"),
+    "generate": ("generator of latents", "age, vae, gan or wgan"),
     "translate": ("translator", "pix2pix or cyclegan"),
     "restore": ("restoring network", "denoising"),
     "critique": ("data discriminator", "age, gan or wgan"),
@@ -89,7 +89,7 @@ _LACKS = {
 
 
 def require(model: "Model", use: str) -> None:
-    """Raise UsageError where a model cannot encode, decode, translate, restore or critique."""
+    """Raise UsageError where a model cannot encode, generate, translate, restore or critique."""
     if not model.can(use):
         lacks, systems = _LACKS[use]
         raise UsageError(
@@ -206,6 +206,28 @@ def labels_for(model: "Model", labels_B: "torch.Tensor") -> "torch.Tensor | None
     return labels_B.to(model.device)
 
 
+def decode_all(
+    model: "Model",
+    z_NZ: "torch.Tensor",
+    labels_N: "torch.Tensor | None",
+    from_prior: bool,
+    batch: int,
+) -> "torch.Tensor":
+    """G(z) of any number of latents, `batch` at a time: [N, C, S] in [-1, 1]."""
+    import torch
+
+    return torch.cat(
+        [
+            model.decode(
+                z_NZ[i : i + batch],
+                None if labels_N is None else labels_N[i : i + batch],
+                from_prior=from_prior,
+            )
+            for i in range(0, len(z_NZ), batch)
+        ]
+    )
+
+
 def frames_per_second(config: Config) -> float:
     """Playing speed of a run's clips; 1 for images."""
     from agehpc.data.shards import read_manifest
@@ -226,12 +248,23 @@ def columns(parts: "Sequence[Sequence[np.ndarray]]", count: int) -> "list[np.nda
     return [np.concatenate(row)[:count] for row in zip(*parts, strict=True)]
 
 
-def save_rows(stem: Path, rows: "Sequence[np.ndarray]", config: Config) -> list[str]:
-    """Write rows of uint8 samples as a picture, and as MP4 for clips; return the paths."""
-    from agehpc.observe.grids import save_grid
+def save_rows(
+    stem: Path, rows: "Sequence[np.ndarray]", config: Config, *, along: bool = False
+) -> list[str]:
+    """Write rows of uint8 samples as a picture, and as MP4 for clips; return the paths.
+
+    The film strip of clips shows columns (real above its reconstruction), or where the rows are
+    walks, `along` them.
+    """
+    from agehpc.observe import grids
 
     stem.parent.mkdir(parents=True, exist_ok=True)
-    return [str(path) for path in save_grid(stem, rows, frames_per_second(config))]
+    paths = grids.save_grid(stem, rows, frames_per_second(config))
+    if along and config.data.kind == "video":
+        import numpy as np
+
+        grids.save_png(stem.with_suffix(".png"), grids.film_strip([np.concatenate(rows)]))
+    return [str(path) for path in paths]
 
 
 def say(flags: RunFlags, told: Mapping[str, Any]) -> int:

@@ -28,7 +28,7 @@ class Linear:
         )
 
     def can(self, use: str) -> bool:
-        return use == "decode" or (use == "encode" and self.encodes)
+        return use == "generate" or (use == "encode" and self.encodes)
 
     def encode(self, x_BCS: Tensor) -> Tensor:
         return torch.zeros(len(x_BCS), len(self.a_ZP))

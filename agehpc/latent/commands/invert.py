@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     """Run `agehpc invert`."""
     run, flags = command.parse(InvertFlags, argv, "agehpc invert")
     out = command.destination(run, flags, "inverted")
-    model = command.load_model(run, flags, "decode")
+    model = command.load_model(run, flags, "generate")
     data = command.split_data(model.config, flags)
     if flags.dry_run:
         told = {"run": str(run), "split": flags.split, "would_write_to": str(out)}
