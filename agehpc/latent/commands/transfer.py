@@ -29,7 +29,7 @@ class TransferFlags(command.SplitFlags):
     """Indices in the split of the samples that give the content."""
     style: tuple[command.Natural, ...] = (4, 5, 6, 7)
     """Indices in the split of the samples that give the style."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the latent's coordinates that comes from the style."""
     take: Literal["first", "last"] = "first"
     """Which: of principal components the first are those of largest variance."""
