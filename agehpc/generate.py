@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from agehpc.errors import UsageError
@@ -12,6 +11,7 @@ from agehpc.files import atomic_path
 from agehpc.latent import command
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from agehpc.config.schema import DataConfig
@@ -71,7 +71,9 @@ def sample_main(argv: list[str]) -> int:
         told = {"run": str(run), "n": flags.n, "would_write_to": str(out)}
         return command.say(flags, told | ({"shards": flags.shards} if flags.shards else {}))
 
-    def make(first: int, count: int) -> np.ndarray:
+    import numpy as np
+
+    def make(first: int, count: int) -> "np.ndarray":
         return _make(model, flags, classes[first : first + count], first)
 
     shown = flags.n if flags.shards is None else min(flags.n, flags.columns**2)
@@ -99,7 +101,7 @@ def _classes(model: "Model", flags: SampleFlags) -> list[int]:
     return [n % len(model.classes) for n in range(flags.n)]
 
 
-def _make(model: "Model", flags: SampleFlags, classes: list[int], first: int) -> np.ndarray:
+def _make(model: "Model", flags: SampleFlags, classes: list[int], first: int) -> "np.ndarray":
     """Samples from number `first` on, one a class: uint8 [B, C, S]."""
     import torch
 
@@ -115,7 +117,7 @@ def _make(model: "Model", flags: SampleFlags, classes: list[int], first: int) ->
 def _write_shards(
     model: "Model",
     flags: SampleFlags,
-    make: Callable[[int, int], np.ndarray],
+    make: "Callable[[int, int], np.ndarray]",
     classes: list[int],
     out: Path,
 ) -> dict[str, Any]:
@@ -150,6 +152,8 @@ def reconstruct_main(argv: list[str]) -> int:
     if flags.dry_run:
         told = {"run": str(run), "split": flags.split, "would_write_to": str(out)}
         return command.say(flags, told)
+    import numpy as np
+
     from agehpc.evaluate.reconstruction import psnr
     from agehpc.observe.grids import to_uint8
 
@@ -210,8 +214,10 @@ def _from_latents(
     return pairs()
 
 
-def _mean_sample(data: "DataConfig", limit: int) -> np.ndarray:
+def _mean_sample(data: "DataConfig", limit: int) -> "np.ndarray":
     """The mean of training samples, float64 [C, S] in [0, 255]: what a blind guess would say."""
+    import numpy as np
+
     from agehpc.data.loader import validation_batches
 
     total: np.ndarray | None = None

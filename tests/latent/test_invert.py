@@ -57,6 +57,9 @@ def test_no_sample_gets_worse_or_sees_the_others(linear: Linear, loss):
                        for n in range(4)])  # fmt: skip
     torch.testing.assert_close(z_BZ, alone)
     assert torch.equal(invert(model, x_BCS, start_BZ, steps=0, lr=0.1), start_BZ)
+    # The best latent is the start, and the steps end far from it.
+    assert torch.equal(invert(model, model.decode(start_BZ), start_BZ + 1e-6, steps=2, lr=3.0),
+                       start_BZ + 1e-6)  # fmt: skip
 
 
 def test_distances_and_departure():
