@@ -35,10 +35,10 @@ MAY_USE = {
     "agehpc.cli": ["agehpc.errors"],
     "agehpc.config": ["agehpc.errors", "agehpc.files"],
     "agehpc.config.commands": ["agehpc.cli"],
-    # A recipe is where loading starts; recipes themselves use the schema alone.
+    # A recipe is where loading starts; recipes themselves use the settings alone.
     "agehpc.config.load": ["agehpc.config", "agehpc.errors", "agehpc.recipes"],
     "agehpc.config.show": ["agehpc.config", "agehpc.errors", "agehpc.recipes"],
-    "agehpc.recipes": ["agehpc.config.schema"],
+    "agehpc.recipes": ["agehpc.config.schema", "agehpc.config.systems"],
     "agehpc.losses": [],
     "agehpc.models": ["agehpc.config", "agehpc.errors", "agehpc_kernels"],
     "agehpc.systems": ["agehpc.config", "agehpc.errors", "agehpc.losses", "agehpc.models"],

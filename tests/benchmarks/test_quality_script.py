@@ -13,6 +13,7 @@ from agehpc.data.loader import validation_batches
 from agehpc.data.shards import read_manifest
 from agehpc.observe.grids import to_uint8
 from agehpc.recipes import RECIPES
+from agehpc.systems.age import Critics
 from agehpc.trained import Model, load
 
 
@@ -118,7 +119,8 @@ def run(tmp_path_factory):
     (folder / "run").mkdir()
     write_run_config(folder / "run", config)
     torch.manual_seed(0)
-    checkpoints.write(folder / "run", 1, {"ema": Model(config).state()}, {})
+    tensors = {"ema": Model(config).state(), "critics": Critics(config).state_dict()}
+    checkpoints.write(folder / "run", 1, tensors, {})
     return folder / "run"
 
 

@@ -75,17 +75,21 @@ def test_a_flag_equal_to_the_recipe_is_still_a_flag():
     assert sources["train.kimg"] == "flag"
 
 
+def test_a_flag_of_an_optional_list_takes_words():
+    words = ["cyclegan_64", "--data.domains", "smile", "neutral"]
+    config = load(words, prog="agehpc train", extra=NoFlags).config
+    assert config.data.domains == ("smile", "neutral")
+
+
 def test_flags_of_every_type():
     config = load_config(
         *("--train.max-minutes", "2.5", "--data.flip", "false", "--data.strides", "1", "3"),
-        *("--data.pairing", "unpaired", "--data.domains", "smile", "neutral"),
         *("--players.autoencoder.optim.betas", "0", "0.99", "--data.dataset_id", "none"),
         *("--train.precision", "bf16", "--run.seed", "9", "--train.micro-batch", "4"),
     )
     assert config.train.max_minutes == 2.5
     assert config.data.flip is False
     assert config.data.strides == (1, 3)
-    assert config.data.domains == ("smile", "neutral")
     assert config.players["autoencoder"].optim.betas == (0.0, 0.99)
     assert type(config.players["autoencoder"].optim.betas[0]) is float
     assert config.data.dataset_id is None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from agehpc.config.schema import Config, DataConfig, ModelConfig, PlayerConfig, RunConfig
 from agehpc.trained import Model
+from tests.free import FreeSystem
 
 
 class Linear:
@@ -23,6 +24,7 @@ class Linear:
         self.config = Config(
             run=RunConfig(recipe="test"),
             data=DataConfig(kind="image", size=side, frames=1, channels=1),
+            system=FreeSystem(),
             model=ModelConfig(latent=latent),
             players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
         )

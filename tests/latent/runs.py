@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from agehpc import checkpoints
 from agehpc.cli import main
@@ -16,13 +17,15 @@ from agehpc.config.schema import (
     AgeSystem,
     Config,
     DataConfig,
+    LatentNetworkConfig,
     ModelConfig,
     NetworkConfig,
     PlayerConfig,
     RunConfig,
 )
 from agehpc.data.shards import read_manifest
-from agehpc.systems.age import Autoencoder, Critics
+from agehpc.models.autoencoder import Autoencoder
+from agehpc.systems.age import Critics
 from tests.data.samples import write_video
 
 LATENT = 6
@@ -75,22 +78,34 @@ def make_run(folder: Path, shards: Path, *, latent: int = LATENT, **model: Any) 
             frames=1 if manifest.kind == "image" else 8,
             channels=manifest.channels,
             dataset_id=manifest.dataset_id,
+            classes=manifest.classes,
         ),
         system=AgeSystem(),
-        model=ModelConfig(latent=latent, encoder=net, generator=net, discriminator=net, **model),
+        model=ModelConfig(
+            latent=latent,
+            encoder=net,
+            generator=net,
+            discriminator=net,
+            latent_discriminator=LatentNetworkConfig(width=8),
+            **model,
+        ),
         players={"autoencoder": PlayerConfig(), "critics": PlayerConfig()},
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        players = {"ema": Autoencoder(config), "critics": Critics(config)}
+        autoencoder, critics = Autoencoder(config), Critics(config)
+        for layer in autoencoder.modules():  # what training starts from is all but constant
+            if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+                layer.reset_parameters()
         space = (SIZE, SIZE) if manifest.kind == "image" else (8, SIZE, SIZE)
         for _ in range(3):
             x_BCS = torch.rand(4, manifest.channels, *space) * 2 - 1
-            players["ema"](x_BCS, torch.randn(4, latent), None, True)
-            players["critics"](real=x_BCS, generated=x_BCS)
+            autoencoder(x_BCS, torch.randn(4, latent), cycle=True)
+            critics(real=x_BCS, generated=x_BCS)
     folder.mkdir(parents=True, exist_ok=True)
     write_run_config(folder, config)
-    checkpoints.write(folder, 1, {name: p.state_dict() for name, p in players.items()}, {})
+    averaged = {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
+    checkpoints.write(folder, 1, {"ema": averaged, "critics": critics.state_dict()}, {})
     return folder
 
 
