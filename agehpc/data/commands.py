@@ -6,7 +6,7 @@ from agehpc.cli import dispatch
 def main(argv: list[str]) -> int:
     """Run `agehpc data pack`, `verify`, `demo` or `digits`."""
     table = {
-        "pack": ("agehpc.data.pack_command:pack_main", "make shards of videos or images"),
+        "pack": ("agehpc.data.pack_command:pack_main", "make shards of videos, images or arrays"),
         "digits": ("agehpc.data.pack_command:digits_main", "pack the real digits of agehpc[demo]"),
         "verify": ("agehpc.data.verify:main", "check every byte and sample of a folder of shards"),
         "demo": ("agehpc.data.pack_command:demo_main", "pack the real clips of agehpc[demo]"),

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -52,6 +52,18 @@ class Plan:
     settings: Settings
     validation_fraction: float
     samples_per_shard: int
+    held_out: frozenset[str] = frozenset()
+    """Classes of which training sees nothing."""
+
+    def splits(self, groups: Iterable[str]) -> dict[str, Split]:
+        """Return the split of each group: validation where a class of it is held out."""
+        kept_back = {
+            g for g, label in zip(self.groups, self.labels, strict=True) if label in self.held_out
+        }
+        splits = split_groups(set(groups) - kept_back, self.validation_fraction)
+        for group in kept_back & set(groups):
+            splits[group] = "validation"
+        return splits
 
 
 @dataclass
@@ -130,7 +142,7 @@ def _pack_into(partial: Path, plan: Plan, workers: int, progress: Progress) -> M
     groups = set(plan.groups)
     while True:
         partial.mkdir()
-        splits = split_groups(groups, plan.validation_fraction)
+        splits = plan.splits(groups)
         tally = _pass(partial, plan, splits, workers, progress)
         usable = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
         if not usable:

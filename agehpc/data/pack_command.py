@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from agehpc.errors import EXIT_DONE, UsageError
 
@@ -46,6 +46,8 @@ class Packing:
     """Format of images: png is lossless; auto is png for pictures out of arrays, jpg for others."""
     validation_fraction: float = 0.1
     """Share of the groups that is held out: 1 group or more where there are 2."""
+    hold_out: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """Class that training sees nothing of, all of it held out for validation; may be repeated."""
     samples_per_shard: int = 1000
     """Samples of a shard."""
     workers: int = 1
@@ -216,14 +218,26 @@ def _plan(flags: Flags, arguments: list[str], kind: "Kind | None") -> "Plan":
     if found == "image" and flags.channels == "auto":
         settings = replace(settings, channels=channels_of(sources))
     settings = replace(settings, input_channels=input_channels(settings, sources, channels_of))
+    labels = label_of(sources) if labelled else [None] * len(sources)
     return Plan(
         sources=sources,
         groups=[group_of(source, pattern) for source in sources],
-        labels=label_of(sources) if labelled else [None] * len(sources),
+        labels=labels,
         settings=settings,
         validation_fraction=flags.validation_fraction,
         samples_per_shard=flags.samples_per_shard,
+        held_out=_held_out(flags, labels),
     )
+
+
+def _held_out(flags: Flags, labels: "Sequence[str | None]") -> frozenset[str]:
+    """Return the classes to hold out; UsageError unless they exist and others are left."""
+    classes = sorted({label for label in labels if label is not None})
+    unknown = [name for name in flags.hold_out if name not in classes]
+    if unknown or (flags.hold_out and set(flags.hold_out) == set(classes)):
+        what = f"there is no class {unknown[0]}" if unknown else "no class is left to train on"
+        raise UsageError(f"--hold-out: {what}; the classes are {', '.join(classes) or 'none'}")
+    return frozenset(flags.hold_out)
 
 
 def _find(

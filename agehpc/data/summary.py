@@ -6,12 +6,11 @@ from pathlib import Path
 
 from agehpc.data.pack import Plan
 from agehpc.data.shards import Manifest
-from agehpc.data.sources import split_groups
 
 
 def intention(plan: Plan, out: str, as_json: bool) -> str:
     """Say what would be packed."""
-    splits = split_groups(plan.groups, plan.validation_fraction)
+    splits = plan.splits(plan.groups)
     held_out = sorted(group for group, split in splits.items() if split == "validation")
     classes = sorted({label for label in plan.labels if label is not None})
     about = {

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from agehpc.data.commands import main
+from agehpc.data.index import read_index
 from agehpc.data.shards import Manifest, read_manifest
+from agehpc.errors import UsageError
 
 
 def pack(source: Path, *flags: str) -> tuple[Manifest, dict[str, Image.Image]]:
@@ -104,3 +106,27 @@ def test_crop_and_pad(images: Path):
     assert (padded[12:] == 0).all()
     assert (padded[5:11, 6:10] == [0, 255, 0]).all()
     assert (padded[5:11, :3] == [255, 0, 0]).all()
+
+
+def test_a_class_that_is_held_out_is_validation_alone(images: Path):
+    for name, count in {"a": 6, "b": 5, "c": 4}.items():
+        (images / name).mkdir()
+        for n in range(count):
+            Image.new("L", (16, 16), 10 * n).save(images / name / f"{n}.png")
+    manifest, _ = pack(images, "--hold-out", "b", "--validation-fraction", "0.2")
+    labels = {
+        split: [
+            sample.label
+            for shard in shards
+            for sample in read_index(images.parent / "packed", shard.name).samples
+        ]
+        for split, shards in manifest.splits.items()
+    }
+    assert manifest.classes == ("a", "b", "c")
+    assert 1 not in labels["train"]
+    assert labels["validation"].count(1) == 5
+    assert len(labels["train"]) == 8  # two of the ten others are held out as ever
+    with pytest.raises(UsageError, match="there is no class d; the classes are a, b, c"):
+        pack(images, "--hold-out", "d")
+    with pytest.raises(UsageError, match="no class is left to train on"):
+        pack(images, *(word for name in "abc" for word in ("--hold-out", name)))
