@@ -79,23 +79,10 @@ def load_model(run: Path, flags: RunFlags, *uses: str) -> "Model":
     return model
 
 
-_LACKS = {
-    "encode": ("encoder", "age, autoencoder or vae"),
-    "generate": ("generator of latents", "age, vae, gan or wgan"),
-    "translate": ("translator", "pix2pix or cyclegan"),
-    "restore": ("restoring network", "denoising"),
-    "critique": ("data discriminator", "age, gan or wgan"),
-}
-
-
 def require(model: "Model", use: str) -> None:
     """Raise UsageError where a model cannot encode, generate, translate, restore or critique."""
     if not model.can(use):
-        lacks, systems = _LACKS[use]
-        raise UsageError(
-            f"the run's system {model.config.system.name} has no {lacks}: it cannot {use}; "
-            f"use a run of {systems}"
-        )
+        raise model.system.lacks(use)
 
 
 def destination(run: Path, flags: RunFlags, name: str) -> Path:

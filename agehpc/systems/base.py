@@ -32,6 +32,16 @@ ALWAYS = 2**62
 """Samples seen when every warm-up is over."""
 
 
+USES = {
+    "encode": ("encoder", "age, autoencoder or vae"),
+    "generate": ("generator of latents", "age, vae, gan or wgan"),
+    "translate": ("translator", "pix2pix or cyclegan"),
+    "restore": ("restoring network", "denoising"),
+    "critique": ("data discriminator", "age, gan or wgan"),
+}
+"""Uses of a trained model: what a system needs for each, and systems that have it."""
+
+
 @dataclass(frozen=True)
 class Collectives:
     """What a system does over all ranks; the trainer hands it in.
@@ -159,37 +169,38 @@ class System:
 
     def encode(self, players: Players, x_BCS: Tensor) -> Tensor:
         """Latents [B, Z] of samples in [-1, 1]."""
-        raise self.lacks("encode", "an encoder", "age, autoencoder or vae")
+        raise self.lacks("encode")
 
     def generate(
         self, players: Players, z_BZ: Tensor, labels_B: Tensor | None, bank: int
     ) -> Tensor:
         """Samples [B, C, S] in [-1, 1] from latents; differentiable in them."""
-        raise self.lacks("generate", "a generator of latents", "age, vae, gan or wgan")
+        raise self.lacks("generate")
 
     def translate(self, players: Players, x_BCS: Tensor, to: str | None) -> Tensor:
         """The other side of a pair, or x in another domain: [B, C', S] in [-1, 1]."""
-        raise self.lacks("translate", "a translator", "pix2pix or cyclegan")
+        raise self.lacks("translate")
 
     def restore(self, players: Players, x_BCS: Tensor) -> Tensor:
         """The clean sample behind a corrupted one: [B, C, S] in [-1, 1]."""
-        raise self.lacks("restore", "a restoring network", "denoising")
+        raise self.lacks("restore")
 
     def critique(
         self, players: Players, x_BCS: Tensor, labels_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The data discriminator's logits [B] and features [B, F]; `players` hold the judges."""
-        raise self.lacks("critique", "a data discriminator", "age, gan or wgan")
+        raise self.lacks("critique")
 
     def can(self, use: str) -> bool:
         """Whether the trained model has one of the uses above."""
         return getattr(type(self), use) is not getattr(System, use)
 
-    def lacks(self, use: str, what: str, systems: str) -> UsageError:
+    def lacks(self, use: str) -> UsageError:
         """The error for a use that the system does not have."""
+        what, systems = USES[use]
         return UsageError(
             f"recipe {self.config.run.recipe} trains the system {self.settings.name}, which has "
-            f"no {what.partition(' ')[2]}: it cannot {use}; use a run of {systems}"
+            f"no {what}: it cannot {use}; use a run of {systems}"
         )
 
     # What a run shows and measures while it trains.

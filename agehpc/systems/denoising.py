@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from agehpc.config.schema import Config
-from agehpc.errors import UsageError
 from agehpc.models.autoencoder import Autoencoder
 from agehpc.models.blocks import DATA, squashed
 from agehpc.models.build import build_translator
@@ -64,22 +63,19 @@ class Denoising(Plain):
 
     def encode(self, players: Players, x_BCS: Tensor) -> Tensor:
         """E(x), where the player has a latent."""
-        self._needs_latent()
+        self._require_latent("encode")
         return super().encode(players, x_BCS)
 
     def generate(
         self, players: Players, z_BZ: Tensor, labels_B: Tensor | None, bank: int
     ) -> Tensor:
         """G(z), where the player has a latent."""
-        self._needs_latent()
+        self._require_latent("generate")
         return super().generate(players, z_BZ, labels_B, bank)
 
-    def _needs_latent(self) -> None:
-        if self.config.model.translator is not None:
-            raise UsageError(
-                f"recipe {self.config.run.recipe} denoises with a translator, which has no "
-                "latent: use a run whose model has an encoder and a generator"
-            )
+    def _require_latent(self, use: str) -> None:
+        if not self.can(use):
+            raise self.lacks(use)
 
     def can(self, use: str) -> bool:
         """A translator neither encodes nor generates."""
