@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 
 def critic(kind: str, real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """What a discriminator minimises, for logits [B] or [B, M]; real has the target 1 - smoothing."""
+    """What a discriminator minimises; real logits have the target 1 - smoothing."""
     zero, wanted = torch.zeros_like(real), 1 - smoothing
     if kind == "non_saturating":
         # Cross entropy with the target: -t ln s(a) - (1 - t) ln (1 - s(a)).
@@ -148,7 +148,7 @@ def posterior_kl(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def bernoulli_nats(p: Tensor, x: Tensor) -> Tensor:
-    """-ln p(x) of a sample's Bernoulli pixels, averaged over the batch; x between counts as a mix."""
+    """-ln p(x) of a sample's Bernoulli pixels, averaged; x between 0 and 1 is a mix."""
     on, off = (Bernoulli(p).log_prob(torch.full_like(p, bit)) for bit in (1.0, 0.0))
     return -(x * on + (1 - x) * off).sum() / len(x)
 

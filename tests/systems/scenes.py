@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +91,6 @@ class Taken:
     player: str
     loss: Tensor
     gradients: dict[str, Tensor | None]
-    micro: Micro | None = None
 
 
 class PlainEngine:
@@ -206,7 +206,7 @@ def check(scene: Scene, objectives: Mapping[str, Objective], rtol: float = 1e-9)
         assert {one.player for one in taken} == wanted.keys()
         for one in taken:
             loss, slopes = wanted[one.player]
-            assert one.loss.item() == _near(loss.item(), rtol), one.player
+            assert one.loss.item() == pytest.approx(loss.item(), rel=rtol, abs=1e-12), one.player
             largest = max(slope.abs().max().item() for slope in slopes.values())
             assert largest > 1e-6, one.player
             for name, slope in slopes.items():
@@ -214,9 +214,3 @@ def check(scene: Scene, objectives: Mapping[str, Objective], rtol: float = 1e-9)
                 assert got is not None, name  # an optimizer needs zeros, not nothing
                 off = (got - slope).abs().max().item()
                 assert off <= 10 * rtol * largest, (one.player, name, off, largest)
-
-
-def _near(value: float, rtol: float) -> Any:
-    import pytest
-
-    return pytest.approx(value, rel=rtol, abs=1e-12)

@@ -1,4 +1,4 @@
-"""The systems of one player, autoencoder, denoising and vae: loss and gradients against formulas."""
+"""The systems autoencoder, denoising and vae: loss and gradients against their formulas."""
 
 from typing import Any
 

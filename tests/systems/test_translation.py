@@ -143,10 +143,8 @@ def test_a_full_pool_shows_the_past():
         loss = torch.zeros((), dtype=torch.float64)
         for side, real in (("a", micro.x), ("b", micro.second)):
             with torch.no_grad():
-                if side == "a":
-                    fake = there.to_a(micro.second, DATA)
-                else:
-                    fake = there.to_b(micro.x, DATA)
+                to, source = (there.to_a, micro.second) if side == "a" else (there.to_b, micro.x)
+                fake = to(source, DATA)
             shown, kept = [fake[0]], fake[0]
             for image, (_, u) in zip(fake[1:], draws[f"pool_{side}"][1:].tolist(), strict=True):
                 shown.append(kept if u < 0.5 else image)
