@@ -4,6 +4,7 @@ from typing import Any
 
 from agehpc.config.networks import DenseConfig, NetworkConfig, PatchConfig
 from agehpc.config.systems import (
+    AgeMomentsSystem,
     AgeSystem,
     AutoencoderSystem,
     DenoisingSystem,
@@ -32,10 +33,28 @@ def check_networks(system: SystemConfig, model: Any) -> None:
             f"system {system.name} does not generate by class; set --model.conditional false"
         )
     _check_output(system, model)
+    _check_latents(system, model)
     if isinstance(system, Game):
         _check_critic(system, model.discriminator)
     if isinstance(system, DenoisingSystem):
         _check_corruption(system)
+
+
+def check_data(system: SystemConfig, data: Any) -> None:
+    """Hold a system's settings against `data`, a DataConfig."""
+    if data.pairing != system.pairing:
+        raise ValueError(
+            f"system {system.name} trains on data whose pairing is {system.pairing}: got "
+            f"--data.pairing {data.pairing}; set --data.pairing {system.pairing}"
+        )
+    if isinstance(system, DenoisingSystem) and system.corruption == "lowres":
+        factor = int(system.level)
+        if data.size % factor:
+            raise ValueError(
+                f"--data.size {data.size} does not divide by {factor}, the --system.level of "
+                f"corruption lowres; use {data.size // factor * factor} or "
+                f"{-(-data.size // factor) * factor}"
+            )
 
 
 def check_labels(config: Any) -> None:
@@ -67,6 +86,32 @@ def _check_output(system: SystemConfig, model: Any) -> None:
             )
 
 
+def _check_latents(system: SystemConfig, model: Any) -> None:
+    """A prior is of use where the latents can reach it, and the system draws from it."""
+    matched = isinstance(system, VaeSystem | AgeSystem | AgeMomentsSystem)
+    if matched and model.latent_activation != "linear":
+        raise ValueError(
+            f"the latents of system {system.name} are matched to a prior with values of both "
+            f"signs: --model.latent-activation {model.latent_activation} keeps them from it; use "
+            "linear"
+        )
+    if isinstance(system, VaeSystem) and model.prior != "gaussian":
+        raise ValueError(
+            f"the KL of system vae is from N(0, I), and --model.prior is {model.prior}; use "
+            "gaussian"
+        )
+    if isinstance(system, AgeSystem) and system.kl_weight > 0 and model.prior != "gaussian":
+        raise ValueError(
+            f"--system.kl-weight {system.kl_weight:g} pulls the latents to N(0, I), and "
+            f"--model.prior is {model.prior}; set the weight to 0, or the prior to gaussian"
+        )
+    if isinstance(system, AgeMomentsSystem) and model.prior == "uniform":
+        raise ValueError(
+            "the game of moments brings latents to mean 0 and variance 1, and --model.prior "
+            "uniform has the variance 1/3; use gaussian, sphere or mixture"
+        )
+
+
 def _check_critic(system: Game, critic: Any) -> None:
     batch = isinstance(critic, NetworkConfig | DenseConfig | PatchConfig) and critic.norm in (
         "batch",
@@ -84,6 +129,11 @@ def _check_critic(system: Game, critic: Any) -> None:
 
 
 def _check_corruption(system: DenoisingSystem) -> None:
+    if system.residual and system.reconstruction == "bce":
+        raise ValueError(
+            "--system.residual true adds to pixels, and --system.reconstruction bce scores "
+            "probabilities; use l1 or mse, or set --system.residual false"
+        )
     if system.corruption == "lowres" and system.level not in (2, 4):
         raise ValueError(
             f"--system.level {system.level:g} is the factor of the resolution for corruption "

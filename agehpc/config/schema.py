@@ -23,7 +23,7 @@ from agehpc.config.networks import NetworkConfig as NetworkConfig
 from agehpc.config.networks import PatchConfig as PatchConfig
 from agehpc.config.networks import ResnetConfig as ResnetConfig
 from agehpc.config.networks import UnetConfig as UnetConfig
-from agehpc.config.rules import check_networks
+from agehpc.config.rules import check_data, check_networks
 from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
 from agehpc.config.systems import AgeSystem, AnySystem
 
@@ -261,11 +261,7 @@ class Config(Section):
                 f"got {', '.join(sorted(self.players)) or 'none'} under players"
             )
         check_networks(self.system, self.model)
-        if self.data.pairing != self.system.pairing:
-            raise ValueError(
-                f"system {self.system.name} trains on data whose pairing is "
-                f"{self.system.pairing}: got --data.pairing {self.data.pairing}"
-            )
+        check_data(self.system, self.data)
         for name in self.system.least_stages:
             stage = self.players[name].zero.stage
             if stage > 2:

@@ -104,8 +104,9 @@ class Game(Section):
     def _fitting_loss(self) -> "Game":
         if self.label_smoothing > 0 and self.adversarial not in ("non_saturating", "lsgan"):
             raise ValueError(
-                f"label smoothing {self.label_smoothing} has no target to smooth in the loss "
-                f"{self.adversarial}; use non_saturating or lsgan, or set label_smoothing to 0"
+                f"--system.label-smoothing {self.label_smoothing:g} has no target to smooth in "
+                f"the loss {self.adversarial}; set it to 0 (losses with a target are "
+                "non_saturating and lsgan)"
             )
         return self
 
@@ -293,6 +294,15 @@ class AgeSystem(Game, SystemConfig):
     """Weight of (mean - prior mean)^2 + (variance - prior variance)^2 of the latents in a batch."""
     latent_cycle_weight: NonNegative = 0.5
     """Weight of the squared distance of E(G(z)) to z."""
+
+    @model_validator(mode="after")
+    def _posterior(self) -> "AgeSystem":
+        if self.kl_weight > 0 and self.encoder != "vae":
+            raise ValueError(
+                f"--system.kl-weight {self.kl_weight:g} weighs the KL of a VAE encoder, and the "
+                f"encoder is {self.encoder}; set --system.encoder vae, or the weight to 0"
+            )
+        return self
 
     @property
     def wanted(self) -> tuple[tuple[str, ...], ...]:

@@ -75,7 +75,8 @@ def test_age_equals_its_formulas(options: dict[str, Any], video: bool, condition
 @pytest.mark.parametrize("encoder", ["deterministic", "vae"])
 @pytest.mark.parametrize("prior", MOMENTS)
 def test_every_prior(prior: str, encoder: Any):
-    system = AgeSystem(encoder=encoder, kl_weight=0.2, latent_noise=0.1)
+    kl_weight = 0.2 if (prior, encoder) == ("gaussian", "vae") else 0.0
+    system = AgeSystem(encoder=encoder, kl_weight=kl_weight, latent_noise=0.1)
     hold(Scene(config(system, prior=prior)))
 
 
