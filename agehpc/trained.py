@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agehpc import checkpoints
-from agehpc.config.run_files import read_run_config
+from agehpc.config.run_files import NAME, read_run_config
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.errors import RunError, UsageError
@@ -41,7 +41,7 @@ class Model:
         with torch.random.fork_rng(devices=[]):
             players = self.system.build()
         self.players = {name: self._ready(players.pop(name)) for name in self.system.models}
-        self._judges = players
+        self.judges = players
         self._judging = False
 
     def _ready(self, player: nn.Module) -> nn.Module:
@@ -62,7 +62,7 @@ class Model:
 
     def load_judges(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take the discriminators' weights and statistics, by player."""
-        for name, module in self._judges.items():
+        for name, module in self.judges.items():
             module.load_state_dict(dict(weights[name]))
             self._ready(module)
         self._judging = True
@@ -184,7 +184,7 @@ class Model:
         assert self._judging or not self.can("critique"), "load_judges comes first"
         labels_B = self._labels(labels_B, len(x_BCS))
         return self.system.critique(
-            {**self.players, **self._judges}, x_BCS.to(self.device), labels_B
+            {**self.players, **self.judges}, x_BCS.to(self.device), labels_B
         )
 
     @torch.no_grad()
@@ -226,7 +226,29 @@ def load(
     path = found[checkpoint] if checkpoint != "latest" else list(found.values())[-1]
     checkpoints.verify(path)
     model = Model(config, device)
-    model.load(checkpoints.read_tensors(path, "ema"))
-    judges = set(config.system.players) - set(model.system.models)
-    model.load_judges({name: checkpoints.read_tensors(path, name) for name in judges})
+    model.load(_of_these_networks(path, "ema", model.state()))
+    model.load_judges(
+        {
+            name: _of_these_networks(path, name, judge.state_dict())
+            for name, judge in model.judges.items()
+        }
+    )
     return model
+
+
+def _of_these_networks(path: Path, name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file of a checkpoint; RunError where it belongs to another system or other networks."""
+    found = {}
+    if (path / f"{name}.safetensors").is_file():
+        found = checkpoints.read_tensors(path, name)
+    odd = [
+        key
+        for key in {**wanted, **found}
+        if key not in wanted or key not in found or wanted[key].shape != found[key].shape
+    ]
+    if odd:
+        raise RunError(
+            f"{path} is a checkpoint of another system or of other networks than {NAME} of its "
+            f"run describes: {name} differs in {odd[0]}; put back the files that belong together"
+        )
+    return found
