@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from agehpc import __version__
 from agehpc.config.schema import Config, identity, identity_hash
 from agehpc.config.text import dump, read_yaml
-from agehpc.config.tree import explain, flatten
+from agehpc.config.tree import FIXED, explain, flatten
 from agehpc.errors import ConfigError, RunError
 from agehpc.files import write_text
 
@@ -49,6 +49,7 @@ def is_same_run(run_dir: str | Path, config: Config) -> bool:
     old, new = flatten(identity(read_run_config(run_dir))), flatten(identity(config))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:
+        changed.sort(key=lambda key: key not in FIXED)  # another system first, then its settings
         listed = ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in changed[:6])
         more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
         raise RunError(

@@ -28,7 +28,7 @@ _TYPES = {
     "tuple_type": "expected a list",
 }
 
-FIXED = ("run.recipe", "system.name")
+FIXED = ("run.recipe", "system.name", "system.game")
 
 
 def is_fixed(key: str) -> bool:
