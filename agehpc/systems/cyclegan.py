@@ -81,6 +81,8 @@ class Cyclegan(System):
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)
         self.game = DataGame(self.settings)
+        # The squares of the paper's least squares are whole; Mao et al.'s, of the game, are halves.
+        self.scale = 2.0 if self.settings.adversarial == "lsgan" else 1.0
         self.pools = {side: Pool(self.settings.pool, collectives) for side in "ab"}
         self.turns = (
             Turn("discriminators", "generators", self.discriminators_loss),
@@ -130,7 +132,10 @@ class Cyclegan(System):
             }
         )
         terms: Terms = {
-            f"discriminator_{side}": (0.5, game.critic_loss(verdict[real], verdict[fake]))
+            f"discriminator_{side}": (
+                0.5 * self.scale,
+                game.critic_loss(verdict[real], verdict[fake]),
+            )
         }
         penalties = game.penalties(
             lambda x: judges(**{real: game.shown(x, micro, "real")})[real],
@@ -151,7 +156,8 @@ class Cyclegan(System):
         terms: Terms = {}
         for side, real in (("a", micro.x), ("b", micro.second)):
             assert real is not None
-            terms[f"adversarial_{side}"] = (1.0, game.generator_loss(verdict[f"fake_{side}"]))
+            adversarial = game.generator_loss(verdict[f"fake_{side}"])
+            terms[f"adversarial_{side}"] = (self.scale, adversarial)
             cycle = reconstruction_loss("l1", made[f"cycle_{side}"].float(), real)
             terms[f"cycle_{side}"] = (s.cycle_weight, cycle)
             if s.identity_weight > 0:

@@ -82,6 +82,11 @@ def test_pix2pix_equals_its_formulas(options: dict[str, Any]):
     check(scene, {"discriminator": pairs_told_apart, "generator": translated})
 
 
+def whole(scene: Scene) -> float:
+    """Zhu et al. 2017 do not halve the squares of their least squares, as Mao et al. do."""
+    return 2.0 if scene.settings.adversarial == "lsgan" else 1.0
+
+
 def both_told_apart(scene: Scene, players: dict[str, Any]) -> Tensor:
     """A's discriminator tells a from F(b), B's tells b from G(a): the pool is still filling."""
     micro, there = scene.micro, players["generators"]
@@ -90,7 +95,9 @@ def both_told_apart(scene: Scene, players: dict[str, Any]) -> Tensor:
     loss = torch.zeros((), dtype=torch.float64)
     for side, real in (("a", micro.x), ("b", micro.second)):
         net = getattr(players["discriminators"], f"of_{side}")
-        loss = loss + against(scene, judging(scene, net, micro.draws), real, fake[side], 0.5)
+        loss = loss + against(
+            scene, judging(scene, net, micro.draws), real, fake[side], whole(scene) / 2
+        )
     return loss
 
 
@@ -103,7 +110,7 @@ def both_translated(scene: Scene, players: dict[str, Any]) -> Tensor:
     for source, to, back, net in ((a, g, f, nets.of_b), (b, f, g, nets.of_a)):
         fake = to(source, DATA)
         verdict = judging(scene, net, micro.draws)(fake, PRIOR)
-        loss = loss + formulas.generator(s.adversarial, verdict)
+        loss = loss + whole(scene) * formulas.generator(s.adversarial, verdict)
         cycle = formulas.distance("l1", back(fake, PRIOR), source)
         own = b if source is a else a
         identity = formulas.distance("l1", to(own, DATA), own)
@@ -151,7 +158,7 @@ def test_a_full_pool_shows_the_past():
                 kept = image if u < 0.5 else kept
             net = getattr(players["discriminators"], f"of_{side}")
             judge = judging(scene, net, draws)
-            loss = loss + against(scene, judge, real, torch.stack(shown), 0.5)
+            loss = loss + against(scene, judge, real, torch.stack(shown), whole(scene) / 2)
         return loss
 
     wanted = of_the_past(scene, scene.copies()).item()
