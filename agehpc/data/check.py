@@ -5,7 +5,7 @@ from pathlib import Path
 from agehpc.config.schema import DataConfig
 from agehpc.data.clips import span
 from agehpc.data.index import read_index
-from agehpc.data.shards import Manifest, Split
+from agehpc.data.shards import Manifest, Split, read_manifest
 from agehpc.data.stream import Stream
 from agehpc.errors import ConfigError, DataError
 
@@ -37,6 +37,23 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
     if data.pairing == "unpaired":
         filled["domains"] = _domains(data, manifest)
     return DataConfig.model_validate(filled)
+
+
+def check_labelled(data: DataConfig) -> None:
+    """Raise DataError where a sample of the shards has no class."""
+    manifest = read_manifest(data.shards)
+    samples = [
+        sample
+        for shards in manifest.splits.values()
+        for shard in shards
+        for sample in read_index(data.shards, shard.name).samples
+    ]
+    without = sum(sample.label < 0 for sample in samples)
+    if without:
+        raise DataError(
+            f"{without} of {len(samples)} samples in {data.shards} have no class, which a model "
+            f"that generates by class needs; {PACK}, every source in the folder of its class"
+        )
 
 
 def _input_channels(data: DataConfig, manifest: Manifest, channels: int) -> int:

@@ -72,7 +72,7 @@ def _check_flags(config: Config, flags: TrainFlags) -> None:
 
 def _resolve(config: Config) -> Config:
     """The configuration with the data's identity filled in, once the shards are found fit."""
-    from agehpc.data.check import check
+    from agehpc.data.check import check, check_labelled
     from agehpc.data.shards import read_manifest
 
     data = check(config.data, read_manifest(config.data.shards))
@@ -80,6 +80,8 @@ def _resolve(config: Config) -> Config:
     data = data.model_copy(update={"shards": str(Path(data.shards).resolve())})
     config = config.model_copy(update={"data": data})
     check_labels(config)
+    if config.model.conditional:
+        check_labelled(data)
     return config
 
 

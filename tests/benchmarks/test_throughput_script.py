@@ -75,7 +75,7 @@ def test_a_run_makes_its_steps_and_ticks_where_it_should(tmp_path, batch, steps,
     assert make_plan(config, 1).steps == steps
     ticks, now = [], Progress()
     for _ in range(steps):
-        before, now = now, now.after(batch)
+        before, now = now, now.after(batch, batch)
         for every in (config.train.save_every_kimg, config.observe.samples_every_kimg):
             assert not is_due(every, before, now)
         if is_due(config.observe.tick_kimg, before, now):

@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from agehpc.config.schema import DataConfig
-from agehpc.data.check import check
+from agehpc.data.check import check, check_labelled
+from agehpc.data.commands import main
 from agehpc.data.shards import Manifest, read_manifest
 from agehpc.errors import ConfigError, DataError
 
@@ -72,3 +74,18 @@ def test_no_training_samples(demo_shards: Path):
     )
     with pytest.raises(DataError, match=r"training split .* is empty"):
         check(config(demo_shards), empty)
+
+
+def test_a_sample_without_a_class_is_seen(tmp_path: Path):
+    for n, folder in enumerate(("a", "b", "b")):
+        path = tmp_path / "source" / folder / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), n).save(path)
+    out = tmp_path / "out"
+    assert main(["pack", str(tmp_path / "source"), str(out), "--size", "16"]) == 0
+    data = DataConfig(kind="image", size=16, frames=1, shards=str(out))
+    check_labelled(data)
+    index = next(out.glob("train-*.idx.json"))
+    index.write_text(re.sub(r'"label":\s*\d', '"label":-1', index.read_text(), count=1))
+    with pytest.raises(DataError, match="1 of 3 samples in .* have no class"):
+        check_labelled(data)
