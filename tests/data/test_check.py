@@ -87,5 +87,5 @@ def test_a_sample_without_a_class_is_seen(tmp_path: Path):
     check_labelled(data)
     index = next(out.glob("train-*.idx.json"))
     index.write_text(re.sub(r'"label":\s*\d', '"label":-1', index.read_text(), count=1))
-    with pytest.raises(DataError, match="1 of 3 samples in .* have no class"):
+    with pytest.raises(DataError, match=r"1 of 3 samples in .* have no class"):
         check_labelled(data)
