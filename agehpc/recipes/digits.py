@@ -130,10 +130,14 @@ def mnist_gan_dense() -> Config:
     """Dense GAN of digits, the norm after the first activation and after tanh.
 
     G 100 -> 128 LeakyReLU BatchNorm -> 256 LeakyReLU -> 784 tanh BatchNorm, D 784-512-256-1;
-    mnist_gan_dense_hidden is the same with the norm where one expects it.
+    mnist_gan_dense_hidden is the same with the norm where one expects it, and learns better.
 
     agehpc data digits shards/digits
     agehpc train mnist_gan_dense --data.shards shards/digits --out runs/gan
+
+    Measured on 4,500 digits in 4 minutes on one CPU core (365 kimg): noise. The norm behind tanh
+    spreads pixels that are black in every digit, and D sees nothing else; frechet_lite0 1454 (500
+    samples against 500 held-out digits, where as many training digits have 59).
     """
     return _dense_gan("mnist_gan_dense", (0, 2))
 
@@ -143,6 +147,9 @@ def mnist_gan_dense_hidden() -> Config:
 
     agehpc data digits shards/digits
     agehpc train mnist_gan_dense_hidden --data.shards shards/digits --out runs/gan
+
+    Measured on 4,500 digits in 4 minutes on one CPU core (505 kimg): digits with speckles;
+    frechet_lite0 811 (500 samples against 500 held-out digits, training digits have 59).
     """
     return _dense_gan("mnist_gan_dense_hidden", (0, 1))
 
