@@ -162,6 +162,9 @@ def mnist_gan_conv() -> Config:
 
     agehpc data digits shards/digits
     agehpc train mnist_gan_conv --data.shards shards/digits --out runs/gan
+
+    Ran for 10 minutes on one CPU core (65 kimg, 4,500 digits): smooth strokes on clean black, one
+    in three of them a digit.
     """
     model = ModelConfig(
         latent=100,
