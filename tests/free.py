@@ -11,6 +11,7 @@ class FreeSystem(SystemConfig):
     players: ClassVar = ("autoencoder", "critics")
     code: ClassVar = "tests.free:none"
     conditions: ClassVar = True
+    takes_moments: ClassVar = True
 
     name: Literal["free"] = "free"
     """The learning system."""

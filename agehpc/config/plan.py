@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from agehpc.config.rules import PARTS
 from agehpc.config.schema import Config
 from agehpc.errors import ConfigError
 
@@ -59,10 +60,10 @@ def make_plan(config: Config, world_size: int) -> Plan:
             f"--train.micro-batch {micro} does not divide a rank's share of the global batch, "
             f"{batch} / {world_size} ranks = {share}; use {nearest}"
         )
-    if micro * world_size < 2:
+    if micro * world_size < 2 and _takes_moments(config):
         raise ConfigError(
             f"a micro-batch of {micro} on {world_size} rank has no variance, which the latents' "
-            "moments and the norms need; raise --train.micro-batch or --train.global-batch to 2"
+            "moments and batch norms need; raise --train.micro-batch or --train.global-batch to 2"
         )
     accumulation = share // micro
     seen = batch * config.system.generator_batches
@@ -81,3 +82,10 @@ def make_plan(config: Config, world_size: int) -> Plan:
         and config.system.batches == 1
         and all(player.zero.stage <= 2 for player in config.players.values()),
     )
+
+
+def _takes_moments(config: Config) -> bool:
+    """Whether statistics are taken over a batch: of latents, or by a norm."""
+    parts = [getattr(config.model, part) for part in PARTS]
+    norms = {part.norm for part in parts if hasattr(part, "norm")}
+    return config.system.takes_moments or bool(norms & {"batch", "sync_batch"})

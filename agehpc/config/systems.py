@@ -30,6 +30,8 @@ class SystemConfig(Section):
     """What a sample of its data is."""
     conditions: ClassVar[bool] = False
     """Whether it can generate by class."""
+    takes_moments: ClassVar[bool] = False
+    """Whether its losses take moments of latents over the batch."""
 
     name: str
     """The learning system."""
@@ -257,6 +259,7 @@ class AgeSystem(Game, SystemConfig):
     players: ClassVar = ("autoencoder", "critics")
     networks: ClassVar = (("encoder", "generator", "discriminator", "latent_discriminator"),)
     code: ClassVar = "agehpc.systems.age:Age"
+    takes_moments: ClassVar = True
     conditions: ClassVar = True
     least_stages: ClassVar = ("critics",)
 
@@ -317,6 +320,7 @@ class AgeMomentsSystem(SystemConfig):
     players: ClassVar = ("encoder", "generator")
     networks: ClassVar = (("encoder", "generator"),)
     code: ClassVar = "agehpc.systems.age_moments:AgeMoments"
+    takes_moments: ClassVar = True
     least_stages: ClassVar = ("encoder", "generator")
     shares_forward: ClassVar = False
 

@@ -14,6 +14,7 @@ from agehpc.config.schema import (
     ZeroConfig,
 )
 from agehpc.errors import ConfigError
+from agehpc.recipes import RECIPES
 from tests.free import FreeSystem
 
 
@@ -76,3 +77,15 @@ def test_one_forward_for_both_turns(stage: int, shared: bool):
 def test_steps_round_up():
     assert make_plan(config(64, kimg=0.064), 1).steps == 1
     assert make_plan(config(64, kimg=0.065), 1).steps == 2
+
+
+def test_one_sample_is_enough_where_nothing_is_taken_over_a_batch():
+    def alone(recipe: str) -> Config:
+        found = RECIPES[recipe]()
+        train = found.train.model_copy(update={"global_batch": 1, "micro_batch": 1})
+        return found.model_copy(update={"train": train})
+
+    assert make_plan(alone("cyclegan_64"), 1).micro_batch == 1  # the paper's batch; instance norms
+    for recipe in ("pix2pix_64", "dcgan_64", "image_age_moments_64"):
+        with pytest.raises(ConfigError, match="no variance"):
+            make_plan(alone(recipe), 1)
