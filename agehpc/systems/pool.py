@@ -41,6 +41,8 @@ class Pool:
         uniforms = self.collectives.gather(uniforms_B2)
         if self._images is None:
             self._images = everything.new_zeros(self.size, *everything.shape[1:])
+        # A checkpoint's are on the CPU, and of the precision that the run had then.
+        self._images = self._images.to(everything)
         shown = everything.clone()
         for i in range(len(everything)):
             if self._filled < self.size:

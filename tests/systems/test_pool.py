@@ -114,6 +114,21 @@ def test_a_stop_changes_nothing(stop: int, tmp_path: Path):
     assert before + shown(again, range(stop, 15)) == straight
 
 
+@pytest.mark.parametrize(
+    "now", [torch.empty(0, dtype=torch.float64), torch.empty(0, device="meta")], ids=str
+)
+def test_it_goes_on_at_the_device_and_precision_of_the_new_start(now: Tensor, tmp_path: Path):
+    """Checkpoints are read on the CPU, and the precision may change between starts."""
+    pool = Pool(BATCH, Collectives.alone())
+    shown(pool, range(2))
+    save_file(dict(pool.state()), tmp_path / "state.safetensors")
+    again = Pool(BATCH, Collectives.alone())
+    again.load(load_file(tmp_path / "state.safetensors"))
+    out = again.exchange(images(2).to(now), draws(again, 2).to(now.device))
+    assert (out.dtype, out.device) == (now.dtype, now.device)
+    assert dict(again.state())["images"].device == now.device
+
+
 def test_the_state_is_a_copy():
     pool = Pool(4, Collectives.alone())
     shown(pool, range(3))
