@@ -26,7 +26,8 @@ class SampleFlags(command.RunFlags):
     seed: command.Natural = 0
     """Seed of the noise: the n-th sample depends on (seed, n) alone."""
     truncation: Annotated[float, Field(gt=0)] = 1.0
-    """Factor of the noise: below 1 samples are more typical and less varied."""
+    """Factor of the noise: below 1 samples are more typical and less varied. Not for the priors
+    sphere and mixture, which draw nothing near 0."""
     label: str | None = None
     """Class to generate, of a conditional run; default all classes in turn."""
     columns: command.Count = 8
@@ -63,6 +64,7 @@ def sample_main(argv: list[str]) -> int:
     out = command.destination(run, flags, "generated")
     model = command.load_model(run, flags, "generate")
     classes = _classes(model, flags)
+    model.check_truncation(flags.truncation)
     if flags.shards is not None:
         from agehpc.data.pack import refuse_existing
 

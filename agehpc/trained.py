@@ -163,10 +163,21 @@ class Model:
             seed: of the noise.
             first: number of the first draw.
             labels: class of each where the model is conditional; default: all in turn.
-            truncation: latents are scaled by it: below 1 typical samples, less varied.
+            truncation: latents are scaled by it: below 1 typical samples, less varied. Only for
+                priors whose middle is likely; UsageError for sphere and mixture.
         """
+        self.check_truncation(truncation)
         z_BZ = truncation * self.noise(count, seed, first)
         return self.decode(z_BZ, self._labels(labels, count, first), from_prior=True)
+
+    def check_truncation(self, truncation: float) -> None:
+        """Raise UsageError where scaled latents would leave what the prior draws."""
+        prior = self.config.model.prior
+        if truncation != 1 and prior in ("sphere", "mixture"):
+            raise UsageError(
+                f"--truncation {truncation:g} scales latents towards 0, which the run's prior "
+                f"{prior} never draws: leave it at 1"
+            )
 
     @torch.no_grad()
     def translate(self, x_BCS: Tensor, *, to: str | None = None) -> Tensor:

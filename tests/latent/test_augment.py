@@ -10,11 +10,12 @@ import torch
 import agehpc
 from agehpc.data.loader import validation_batches
 from agehpc.data.shards import read_manifest
+from agehpc.errors import UsageError
 from agehpc.latent.augment import lossless
 from agehpc.observe.grids import to_uint8
 from agehpc.trained import Model
 from tests.data.samples import decode_pyav
-from tests.latent.runs import figures, refusal
+from tests.latent.runs import figures, make_run, refusal
 
 
 def read_all(model: Model, shards: Path) -> tuple[np.ndarray, list[int]]:
@@ -95,6 +96,20 @@ def test_classes_of_a_conditional_run_are_kept(
     assert all(x.mean() > 127 for x in pixels)
     message = refusal(capsys, *words, "--overwrite", "--label", "grey")
     assert "--label grey: no such class; there are dark, light" in message
+
+
+@pytest.mark.parametrize("prior", ["sphere", "mixture"])
+def test_a_prior_without_a_middle_is_not_truncated(
+    prior: str, image_shards: Path, tmp_path, capsys
+):
+    run = make_run(tmp_path / "run", image_shards, prior=prior)
+    words = ("sample", run, "--n", 2, "--out", tmp_path)
+    for more in ((), ("--dry-run",)):
+        told = refusal(capsys, *words, "--truncation", 0.7, *more)
+        assert f"prior {prior} never draws" in told
+    with pytest.raises(UsageError, match="--truncation"):
+        agehpc.load(run).sample(2, truncation=1.1)
+    assert figures(capsys, *words, "--truncation", 1)["n"] == 2
 
 
 def test_what_is_refused(image_run: Path, tmp_path, capsys):
