@@ -105,10 +105,23 @@ def split_data(config: Config, flags: SplitFlags) -> DataConfig:
         data = data.model_copy(update={"shards": flags.shards, "dataset_id": None})
     manifest = read_manifest(data.shards)
     checked = check(data, manifest)
+    if config.model.conditional:
+        same_classes(config, manifest.classes, data.shards)
     if not manifest.samples(flags.split):
         other = "train" if flags.split == "validation" else "validation"
         raise DataError(f"the {flags.split} split of {data.shards} is empty; use --split {other}")
     return checked
+
+
+def same_classes(config: Config, classes: Sequence[str], where: str) -> None:
+    """Raise DataError unless classes are numbered as a conditional run's generator knows them."""
+    wanted = config.data.classes or ()
+    if tuple(classes) != wanted:
+        raise DataError(
+            f"the run's generator knows the classes {', '.join(wanted)}, and {where} has "
+            f"{', '.join(classes) or 'none'}: their numbers would stand for other classes; use "
+            "shards with the run's classes"
+        )
 
 
 def split_batches(data: DataConfig, flags: SplitFlags) -> "Iterator[Batch]":

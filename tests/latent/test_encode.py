@@ -6,12 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import agehpc
+from agehpc.cli import main
 from agehpc.data.loader import validation_batches
 from agehpc.data.pixels import to_float
+from agehpc.errors import DataError
+from agehpc.latent.codes import Codes, Origin, save_npz
+from agehpc.latent.command import SplitFlags, split_data
 from agehpc.latent.encode import prior_match
-from tests.latent.runs import CLASSES, LATENT, figures, refusal
+from agehpc.trained import Model
+from tests.latent.runs import CLASSES, LATENT, SIZE, figures, refusal
 
 
 def test_npz_holds_every_latent_with_its_label(image_run: Path, tmp_path, capsys):
@@ -90,3 +96,34 @@ def test_an_empty_split_is_refused(image_run: Path, image_shards: Path, tmp_path
     message = refusal(capsys, "encode", image_run, "--shards", tmp_path / "all")
     assert "the validation split of" in message
     assert "is empty; use --split train" in message
+
+
+def test_a_conditional_run_meets_no_other_classes(
+    image_run: Path, image_shards: Path, model: Model, monkeypatch, tmp_path, capsys
+):
+    """Numbers of classes mean what the shards that they come from say."""
+    by_class = model.config.model.model_copy(update={"conditional": True})
+    config = model.config.model_copy(update={"model": by_class})
+    own, other = (SplitFlags(shards=str(s)) for s in (image_shards, swapped(tmp_path)))
+    assert split_data(config, own).classes == ("dark", "light")
+    with pytest.raises(DataError, match="knows the classes dark, light, and .* has dim, shining"):
+        split_data(config, other)
+    assert split_data(model.config, other).classes == ("dim", "shining")
+    origin = Origin(("light", "dark"), "validation", "d")
+    codes = Codes(np.zeros((2, LATENT), np.float32), np.zeros(2, int), np.arange(2), origin)
+    save_npz(tmp_path / "z.npz", codes)
+    words = ("interpolate", image_run, "--latents", tmp_path / "z.npz", "--out", tmp_path)
+    monkeypatch.setattr(Model, "conditional", True)
+    assert "z.npz has light, dark" in refusal(capsys, *words)
+
+
+def swapped(folder: Path) -> Path:
+    """Shards of other classes."""
+    for name in ("dim", "shining"):
+        for n in range(4):
+            path = folder / "source" / name / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((SIZE, SIZE), n, np.uint8)).save(path)
+    words = ["--size", str(SIZE), "--validation-fraction", "0.5"]
+    assert main(["data", "pack", str(folder / "source"), str(folder / "shards"), *words]) == 0
+    return folder / "shards"

@@ -71,6 +71,8 @@ def _from_file(model: "Model", flags: InputFlags, file: str, count: int) -> Inpu
 
     codes = read_npz(file)
     z_NZ = codes.tensor(model)
+    if model.conditional:
+        command.same_classes(model.config, codes.origin.classes, file)
     rows = list(flags.index or range(min(count, len(z_NZ))))
     if max(rows) >= len(z_NZ):
         raise UsageError(f"--index {max(rows)}, but {file} holds {len(z_NZ)} latents")
