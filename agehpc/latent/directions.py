@@ -49,7 +49,7 @@ def class_direction(
         method: see above.
 
     Raises:
-        UsageError: no sample of the class, or no other.
+        UsageError: no sample of the class, or no other; `lda` of classes of one sample each.
     """
     chosen = z_NZ[is_class_N].astype(np.float64)
     others = z_NZ[~is_class_N].astype(np.float64)
@@ -61,6 +61,11 @@ def class_direction(
         centred = np.concatenate([chosen - chosen.mean(0), others - others.mean(0)])
         s_ZZ = centred.T @ centred / len(centred)
         shrink = 1e-3 * np.trace(s_ZZ) / len(s_ZZ)
+        if not shrink > 0:
+            raise UsageError(
+                f"the {len(z_NZ)} latents do not vary within the classes, which lda weighs by: "
+                "give more with --fit-n, or set --method mean"
+            )
         w_Z = np.linalg.solve(s_ZZ + shrink * np.eye(len(s_ZZ)), gap_Z)
         u_Z = w_Z / np.linalg.norm(w_Z)
         gap_Z = (gap_Z @ u_Z) * u_Z
@@ -121,11 +126,17 @@ class Components:
 def principal_components(z_NZ: np.ndarray) -> Components:
     """Principal components by the eigenvectors of the covariance.
 
-    Their signs are arbitrary: each is turned so that its largest entry is positive.
+    Their signs are arbitrary: each is turned so that its largest entry is positive. UsageError
+    for latents that do not vary.
     """
     z = z_NZ.astype(np.float64)
     mean_Z = z.mean(0)
     centred = z - mean_Z
+    if not centred.any():
+        raise UsageError(
+            f"the {len(z)} latents are all the same: they have no principal components; give "
+            "more with --fit-n"
+        )
     values_Z, vectors_ZZ = np.linalg.eigh(centred.T @ centred / len(z))
     axes_ZZ = vectors_ZZ.T[::-1]
     largest_Z = np.abs(axes_ZZ).argmax(1)

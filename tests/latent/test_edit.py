@@ -60,6 +60,17 @@ def test_the_class_direction_is_that_of_another_library():
     assert separation(z_NZ, is_class_N, step_Z) > separation(z_NZ, is_class_N, mean_Z)
 
 
+def test_latents_that_do_not_vary_have_no_directions():
+    same_NZ, is_class_N = np.ones((3, 4), np.float32), np.array([True, False, False])
+    with pytest.raises(UsageError, match="3 latents are all the same"):
+        principal_components(same_NZ)
+    apart_NZ = same_NZ * np.array([[1], [2], [2]], np.float32)
+    with pytest.raises(UsageError, match="do not vary within the classes"):
+        class_direction(apart_NZ, is_class_N, "smile")
+    step_Z = class_direction(apart_NZ, is_class_N, "smile", "mean").steps_KZ[0]
+    np.testing.assert_array_equal(step_Z, [-1, -1, -1, -1])
+
+
 def test_separation_counts_both_classes_alike():
     z_NZ = np.array([[-1.0], [-1.0], [-1.0], [3.0], [1.0]], np.float32)
     is_class_N = np.array([False, False, False, False, True])  # means 0 and 1, middle 0.5
