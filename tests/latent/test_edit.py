@@ -131,6 +131,11 @@ def test_what_cannot_be_edited(image_run: Path, image_shards: Path, tmp_path, ca
     message = refusal(capsys, *words, "--label", "smile")
     assert "--label smile: no such class; there are dark, light" in message
     assert "--only smile: no such class" in refusal(capsys, *words, "--pca", 1, "--only", "smile")
+    for more in (("--index", 1), ("--source", "noise"), ("--latents", tmp_path / "z.npz")):
+        message = refusal(capsys, *words, "--pca", 1, "--only", "light", *more)
+        assert "--only light chooses among encoded samples" in message
+    message = refusal(capsys, *words, "--pca", 1, "--source", "noise", "--latents", "z.npz")
+    assert "both say where to start" in message
     saved = tmp_path / "a.npz"
     figures(capsys, *words, "--pca", 1, "--save-direction", saved)
     other = make_run(tmp_path / "other", image_shards, latent=9)

@@ -45,6 +45,13 @@ def inputs(model: "Model", flags: InputFlags, count: int, only: str | None = Non
 
     `only` keeps samples of one class. UsageError for an index that does not exist.
     """
+    if only is not None and (flags.latents is not None or flags.source == "noise" or flags.index):
+        raise UsageError(
+            f"--only {only} chooses among encoded samples; leave out --latents, --source noise "
+            "and --index"
+        )
+    if flags.latents is not None and flags.source == "noise":
+        raise UsageError("--latents FILE and --source noise both say where to start; give one")
     if flags.latents is not None:
         return _from_file(model, flags, flags.latents, count)
     if flags.source == "noise":
