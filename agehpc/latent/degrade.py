@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agehpc.data.keyed import philox
+from agehpc.errors import UsageError
 
 Task = Literal["denoise", "inpaint", "superres2", "superres4"]
 FACTORS: dict[Task, int] = {"superres2": 2, "superres4": 4}
@@ -60,6 +61,9 @@ def degrade(
         noise: standard deviation of the noise, on pixels in [0, 1].
         box: side of the hole as a share of the sample's.
         seed: of the noise.
+
+    Raises:
+        UsageError: a hole of no pixels, or of all.
     """
     if task == "denoise":
         draws = [philox(seed, "restore", n).standard_normal(x_BCS.shape[1:]) for n in positions]
@@ -70,6 +74,11 @@ def degrade(
         keep = torch.ones(x_BCS.shape[-2:]).to(x_BCS)
         height, width = x_BCS.shape[-2:]
         tall, wide = round(box * height), round(box * width)
+        if not 0 < tall < height or not 0 < wide < width:
+            raise UsageError(
+                f"--box {box:g} of {height} x {width} pixels is a hole of {tall} x {wide}: "
+                "something has to be hidden, and something left"
+            )
         top, left = (height - tall) // 2, (width - wide) // 2
         keep[top : top + tall, left : left + wide] = 0
         hidden_BCS = x_BCS * keep

@@ -122,5 +122,8 @@ def test_bad_tasks_are_refused(image_run: Path, tmp_path, monkeypatch, capsys):
     words = ("restore", image_run, "--out", tmp_path)
     assert "expected 'denoise', 'inpaint'" in refusal(capsys, *words, "--task", "unblur")
     assert "--box" in refusal(capsys, *words, "--box", "1.5")
+    for box, hole in (("0.01", "0 x 0"), ("0.99", "16 x 16")):
+        told = refusal(capsys, *words, "--task", "inpaint", "--box", box)
+        assert f"--box {box} of 16 x 16 pixels is a hole of {hole}" in told
     monkeypatch.setattr("agehpc.trained.Model.can", lambda self, use: False)
     assert "has no generator of latents" in refusal(capsys, *words)
