@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from agehpc.data.keyed import philox
 from agehpc.errors import UsageError
+from agehpc.models.corrupt import downscale, upscale
 
 Task = Literal["denoise", "inpaint", "superres2", "superres4"]
 FACTORS: dict[Task, int] = {"superres2": 2, "superres4": 4}
@@ -90,27 +90,15 @@ def degrade(
             float(keep.mean()),
         )
     factor = FACTORS[task]
-    full = (x_BCS.shape[-2], x_BCS.shape[-1])
-    size = (full[0] // factor, full[1] // factor)
-    low = resize(x_BCS, size)
+    # The kernel of the denoising system's corruption: what its networks were trained to undo.
+    low = downscale(x_BCS, factor)
     return Degraded(
-        resize(low, full).clamp(-1, 1),
+        upscale(low, factor).clamp(-1, 1),
         low,
-        lambda y_BCS: resize(y_BCS, size),
-        lambda y_BCS: (y_BCS + resize(low - resize(y_BCS, size), full)).clamp(-1, 1),
+        lambda y_BCS: downscale(y_BCS, factor),
+        lambda y_BCS: (y_BCS + upscale(low - downscale(y_BCS, factor), factor)).clamp(-1, 1),
     )
 
 
 def _unchanged(x_BCS: Tensor) -> Tensor:
     return x_BCS
-
-
-def resize(x_BCS: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic interpolation of pictures, or of every frame of clips."""
-    if x_BCS.ndim == 5:
-        batch, _, frames = x_BCS.shape[:3]
-        flat = x_BCS.transpose(1, 2).flatten(0, 1)
-        return resize(flat, size).unflatten(0, (batch, frames)).transpose(1, 2)
-    # Antialiasing changes the kernel even where it enlarges: it is for shrinking alone.
-    shrinks = size[0] < x_BCS.shape[-2]
-    return functional.interpolate(x_BCS, size, mode="bicubic", antialias=shrinks)

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from agehpc.data.keyed import philox
-from agehpc.latent.degrade import degrade, resize
+from agehpc.latent.degrade import degrade
 from agehpc.latent.restore import restore_by_inversion, restore_by_network
+from agehpc.models.corrupt import corrupt
 from tests.latent.linear import Linear
 from tests.latent.runs import figures, refusal
 
@@ -48,18 +49,23 @@ def test_the_hole_is_a_box_in_the_middle_and_known_pixels_come_back():
 @pytest.mark.parametrize("factor", [2, 4])
 def test_lower_resolutions_are_those_of_pillow(factor):
     x = samples(2, 16, 16)
-    low = degrade(f"superres{factor}", x, [0, 1]).measured
+    degraded = degrade(f"superres{factor}", x, [0, 1])
+    low = degraded.measured
+    assert torch.equal(degraded.seen_BCS, corrupt("lowres", x, factor, None))  # as in training
     for n in range(2):
         picture = Image.fromarray(x[n, 0].numpy())  # mode F
         wanted = picture.resize((16 // factor,) * 2, Image.Resampling.BICUBIC)
         np.testing.assert_allclose(low[n, 0].numpy(), np.asarray(wanted), atol=1e-5)
+        enlarged = np.asarray(wanted.resize((16, 16), Image.Resampling.BICUBIC)).clip(-1, 1)
+        np.testing.assert_allclose(degraded.seen_BCS[n, 0].numpy(), enlarged, atol=1e-5)
 
 
 def test_clips_are_resized_frame_by_frame():
     x_BCTHW = samples(2, 3, 8, 8)
-    low = resize(x_BCTHW, (4, 4))
+    low = degrade("superres2", x_BCTHW, [0, 1]).measured
     for t in range(3):
-        torch.testing.assert_close(low[:, :, t], resize(x_BCTHW[:, :, t], (4, 4)))
+        of_frame = degrade("superres2", x_BCTHW[:, :, t], [0, 1]).measured
+        torch.testing.assert_close(low[:, :, t], of_frame)
 
 
 def test_back_projection_comes_closer_to_the_measured_resolution():
