@@ -142,6 +142,9 @@ def test_domains_are_chosen_by_name(
     for words, what in (((), "which"), (("--to", "grey"), "grey is none of the run's")):
         message = refusal(capsys, "transfer", image_run, *words)
         assert f"--to: {what}; choose from the domains dark and light" in message
+    monkeypatch.setattr(command, "split_batches", lambda data, flags: iter(()))
+    message = refusal(capsys, "transfer", image_run, "--to", "light")
+    assert "samples of one of the domains dark and light alone" in message
 
 
 def test_what_cannot_be_transferred(image_run: Path, translating, capsys):

@@ -119,6 +119,11 @@ def _translate(model: "Model", run: Path, flags: TransferFlags, out: Path) -> in
         y_BCS = to_uint8(model.translate(to_float(x_BCS), to=flags.to))
         known = [] if target_BCS is None else [target_BCS.numpy()]
         parts.append([x_BCS.numpy(), y_BCS, *known])
+    if not parts:  # unpaired data ends with its smaller domain
+        raise DataError(
+            f"the {flags.split} split of {data.shards} has samples of one of the domains "
+            f"{' and '.join(data.domains or ())} alone; use another --split"
+        )
     channels = max(row.shape[1] for row in parts[0])
     alike = [[_to_channels(row, channels) for row in part] for part in parts]
     rows = command.columns(alike, flags.columns)
