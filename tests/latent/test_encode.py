@@ -106,7 +106,7 @@ def test_a_conditional_run_meets_no_other_classes(
     config = model.config.model_copy(update={"model": by_class})
     own, other = (SplitFlags(shards=str(s)) for s in (image_shards, swapped(tmp_path)))
     assert split_data(config, own).classes == ("dark", "light")
-    with pytest.raises(DataError, match="knows the classes dark, light, and .* has dim, shining"):
+    with pytest.raises(DataError, match=r"knows the classes dark, light, and .* has dim, shining"):
         split_data(config, other)
     assert split_data(model.config, other).classes == ("dim", "shining")
     origin = Origin(("light", "dark"), "validation", "d")
