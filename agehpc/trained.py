@@ -15,6 +15,7 @@ from agehpc.config.run_files import NAME, read_run_config
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.errors import RunError, UsageError
+from agehpc.models.autoencoder import on_sphere
 from agehpc.models.blocks import DATA, PRIOR
 from agehpc.models.prior import draw
 from agehpc.systems import build_system
@@ -116,6 +117,8 @@ class Model:
             from_prior: the latents were drawn from the prior, not encoded.
         """
         bank = PRIOR if from_prior else DATA
+        if self.config.model.prior == "sphere":  # where every latent in training lay
+            z_BZ = on_sphere(z_BZ)
         return self.system.generate(
             self.players, z_BZ.to(self.device), self._labels(labels_B, len(z_BZ)), bank
         )

@@ -11,6 +11,7 @@ from agehpc.config.systems import (
     Game,
     SystemConfig,
     VaeSystem,
+    WganSystem,
 )
 from agehpc.errors import ConfigError
 
@@ -29,8 +30,9 @@ def check_networks(system: SystemConfig, model: Any) -> None:
             f"{', '.join(p for p in PARTS if p in given) or 'none'} under model"
         )
     if model.conditional and not system.conditions:
+        game = " with the game of moments" if isinstance(system, AgeMomentsSystem) else ""
         raise ValueError(
-            f"system {system.name} does not generate by class; set --model.conditional false"
+            f"system {system.name}{game} does not generate by class; set --model.conditional false"
         )
     _check_output(system, model)
     _check_latents(system, model)
@@ -105,6 +107,11 @@ def _check_latents(system: SystemConfig, model: Any) -> None:
             f"--system.kl-weight {system.kl_weight:g} pulls the latents to N(0, I), and "
             f"--model.prior is {model.prior}; set the weight to 0, or the prior to gaussian"
         )
+    if isinstance(system, AgeSystem) and system.encoder == "vae" and model.prior == "sphere":
+        raise ValueError(
+            "a VAE encoder draws around its means, off the sphere of --model.prior sphere; use "
+            "gaussian, uniform or mixture"
+        )
     if isinstance(system, AgeMomentsSystem) and model.prior == "uniform":
         raise ValueError(
             "the game of moments brings latents to mean 0 and variance 1, and --model.prior "
@@ -123,6 +130,12 @@ def _check_critic(system: Game, critic: Any) -> None:
             "a gradient penalty needs a discriminator whose verdict on a sample does not depend "
             f"on the others, but its norm is {critic.norm}; set --model.discriminator.norm none, "
             "group or instance"
+        )
+    bounded = system.gradient_penalty > 0 or system.r1_gamma > 0 or critic.spectral
+    if system.adversarial == "wasserstein" and not bounded and not isinstance(system, WganSystem):
+        raise ValueError(
+            "nothing bounds the discriminator's slope, which --system.adversarial wasserstein "
+            "needs; set --system.gradient-penalty 10 or --model.discriminator.spectral true"
         )
     if isinstance(system, AgeSystem) and system.joint and isinstance(critic, PatchConfig):
         raise ValueError("a joint discriminator cannot judge patches; use a recipe with kind conv")

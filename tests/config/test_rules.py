@@ -196,3 +196,16 @@ def test_a_directory_of_another_recipe_is_refused(tmp_path: Path):
     write_run_config(tmp_path, age)
     with pytest.raises(RunError, match=r"system.game discriminators -> moments"):
         run_directory.check(tmp_path, moments)
+
+
+def test_a_wasserstein_discriminator_is_bounded_and_a_vae_leaves_the_sphere():
+    with pytest.raises(ConfigError, match=r"nothing bounds .* --system.gradient-penalty 10"):
+        resolve("dcgan_64", None, {"system.adversarial": ("wasserstein",)})
+    wasserstein = {"system.adversarial": ("wasserstein",)}
+    resolve("dcgan_64", None, wasserstein | {"model.discriminator.spectral": ("true",)})
+    with pytest.raises(ConfigError, match="off the sphere"):
+        resolve(
+            "image_age_vae_64",
+            None,
+            {"model.prior": ("sphere",), "system.kl_weight": ("0",)},
+        )

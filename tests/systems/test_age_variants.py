@@ -72,8 +72,11 @@ def test_age_equals_its_formulas(options: dict[str, Any], video: bool, condition
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("encoder", ["deterministic", "vae"])
-@pytest.mark.parametrize("prior", MOMENTS)
+@pytest.mark.parametrize(
+    ("prior", "encoder"),
+    # Draws around means leave the sphere: the rules refuse it.
+    [(p, e) for p in MOMENTS for e in ("deterministic", "vae") if (p, e) != ("sphere", "vae")],
+)
 def test_every_prior(prior: str, encoder: Any):
     kl_weight = 0.2 if (prior, encoder) == ("gaussian", "vae") else 0.0
     system = AgeSystem(encoder=encoder, kl_weight=kl_weight, latent_noise=0.1)

@@ -18,7 +18,7 @@ GAN: dict[str, dict[str, Any]] = {
     "non_saturating": {},
     "hinge": {"adversarial": "hinge"},
     "lsgan": {"adversarial": "lsgan"},
-    "wasserstein": {"adversarial": "wasserstein"},
+    "wasserstein": {"adversarial": "wasserstein", "r1_gamma": 2.0, "r1_every": 3},
     "smooth": {"label_smoothing": 0.1},
     "smooth lsgan": {"adversarial": "lsgan", "label_smoothing": 0.3},
     "colour": {"augment": ("colour",)},

@@ -25,7 +25,7 @@ Values = dict[str, Any]
 GAME: list[tuple[Values, Values, str]] = [
     ({}, {"adversarial": "hinge"}, "judge judged"),
     ({}, {"adversarial": "lsgan"}, "judge judged"),
-    ({}, {"adversarial": "wasserstein"}, "judge judged"),
+    ({"r1_gamma": 1.0}, {"adversarial": "wasserstein"}, "judge judged"),
     ({"adversarial": "non_saturating"}, {"label_smoothing": 0.1}, "judge"),
     ({"adversarial": "lsgan"}, {"label_smoothing": 0.1}, "judge"),
     ({}, {"r1_gamma": 1.0}, "judge"),

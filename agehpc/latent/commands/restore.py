@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from agehpc.config.schema import Config
+from agehpc.config.systems import DenoisingSystem
 from agehpc.errors import UsageError
 from agehpc.latent import command
 
@@ -23,8 +25,9 @@ class RestoreFlags(command.SplitFlags):
     restores by inversion: the latent whose sample, degraded alike, comes closest.
     """
 
-    task: Literal["denoise", "inpaint", "superres2", "superres4"] = "denoise"
-    """Gaussian noise, a hole in the middle, or half or a quarter of the resolution."""
+    task: Literal["denoise", "inpaint", "superres2", "superres4"] | None = None
+    """Gaussian noise, a hole in the middle, or half or a quarter of the resolution; default what a
+    denoising run was trained for, otherwise denoise."""
     n: command.Count | None = 64
     """Samples to restore, at most."""
     noise: Annotated[float, Field(gt=0)] = 0.2
@@ -45,6 +48,16 @@ class RestoreFlags(command.SplitFlags):
     """Samples in the grid."""
 
 
+def _own_task(config: Config) -> str:
+    """What a run was trained to restore; denoise where it was trained for none of the tasks."""
+    system = config.system
+    if not isinstance(system, DenoisingSystem):
+        return "denoise"
+    if system.corruption == "lowres":
+        return f"superres{system.level:g}"
+    return "inpaint" if system.corruption == "masking" else "denoise"
+
+
 def main(argv: list[str]) -> int:
     """Run `agehpc restore`."""
     run, flags = command.parse(RestoreFlags, argv, "agehpc restore")
@@ -52,6 +65,7 @@ def main(argv: list[str]) -> int:
     model = command.load_model(run, flags)
     if not model.can("restore"):
         command.require(model, "generate")
+    flags = flags.model_copy(update={"task": flags.task or _own_task(model.config)})
     data = command.split_data(model.config, flags)
     factor = {"superres2": 2, "superres4": 4}.get(flags.task, 1)
     if data.size % factor:
@@ -74,6 +88,7 @@ def _restore(model: "Model", batch: "Batch", flags: RestoreFlags) -> "list[np.nd
     from agehpc.observe.grids import to_uint8
 
     x_BCS = to_float(batch.pixels).to(model.device)
+    assert flags.task is not None, "main fills it in"
     degraded = degrade(
         flags.task,
         x_BCS,
