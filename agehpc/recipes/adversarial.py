@@ -36,6 +36,10 @@ def dcgan_64() -> Config:
 
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train dcgan_64 --data.shards shards/faces --out runs/dcgan --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on 2 CPU cores (42 kimg, one process of 2 threads):
+    faces, some of them distorted; frechet_lite0 248 between 2,500 samples and 2,500 held-out faces,
+    where as many training faces have 21.
     """
     return Config(
         run=RunConfig(recipe="dcgan_64"),
