@@ -7,6 +7,7 @@ is the player being trained.
 Shapes: B batch, C channels, S (H, W) or (T, H, W), Z latent size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,7 @@ class Turn:
     repeats: int = 1
 
 
-class System:
+class System(ABC):
     """A learning system: one file each in this package.
 
     A subclass gives `turns`, `models`, `build` and `make`, and of the uses below those that it
@@ -134,9 +135,9 @@ class System:
         """Classes of a micro-batch where the model is conditional."""
         return micro.labels if self.config.model.conditional else None
 
+    @abstractmethod
     def build(self) -> dict[str, nn.Module]:
         """The players, freshly initialised from torch's global generator."""
-        raise NotImplementedError
 
     def draw(self, keys: Keys, shape: tuple[int, ...], step: int) -> dict[str, Tensor]:
         """Prior latents and noise, a row from each sample's generator: float32 on the CPU.
@@ -148,9 +149,9 @@ class System:
         """
         return {"z": draw(self.config.model.prior, keys("prior"), self.config.model.latent)}
 
+    @abstractmethod
     def make(self, maker: str, forwards: Forwards, micro: Micro) -> dict[str, Tensor]:
         """Run a maker's forward on a micro-batch."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
         """What the system remembers between steps beside its players; equal on every rank."""
