@@ -7,6 +7,7 @@ Shapes: B batch, C channels, S (H, W) or (T, H, W), Z latent size.
 from torch import Tensor, nn
 
 from agehpc.config.schema import Config
+from agehpc.config.systems import AutoencoderSystem
 from agehpc.losses import reconstruction_loss
 from agehpc.models.autoencoder import Autoencoder
 from agehpc.models.blocks import DATA
@@ -73,12 +74,12 @@ def autoencoder(players: Players) -> Autoencoder:
     return player
 
 
-def distance(settings: object, made: Outputs, x_BCS: Tensor) -> Tensor:
+def distance(settings: AutoencoderSystem, made: Outputs, x_BCS: Tensor) -> Tensor:
     """Distance of a reconstruction to its sample by `settings.reconstruction` and `.pixels`."""
-    kind = settings.reconstruction  # type: ignore[attr-defined]
+    kind = settings.reconstruction
     if kind == "bce":
         return reconstruction_loss("bce", made["logits"].float(), (x_BCS + 1) / 2)
     value = reconstruction_loss(kind, made["reconstruction"].float(), x_BCS)
-    if settings.pixels == "signed":  # type: ignore[attr-defined]
+    if settings.pixels == "signed":
         return value
     return value / (2 if kind == "l1" else 4)  # half the scale
