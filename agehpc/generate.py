@@ -62,7 +62,7 @@ def sample_main(argv: list[str]) -> int:
     """Run `agehpc sample`."""
     run, flags = command.parse(SampleFlags, argv, "agehpc sample")
     out = command.destination(run, flags, "generated")
-    model = command.load_model(run, flags, "generate")
+    model = command.load_model(run, flags, "generate", "sample")
     classes = _classes(model, flags)
     model.check_truncation(flags.truncation)
     if flags.shards is not None:

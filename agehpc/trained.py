@@ -98,7 +98,10 @@ class Model:
         return self.config.model.conditional
 
     def can(self, use: str) -> bool:
-        """Whether the run's system has a use: encode, generate, translate, restore, critique."""
+        """Whether the run's system has a use.
+
+        encode, generate, sample, translate, restore or critique.
+        """
         return self.system.can(use)
 
     @torch.no_grad()
@@ -169,6 +172,8 @@ class Model:
             truncation: latents are scaled by it: below 1 typical samples, less varied. Only for
                 priors whose middle is likely; UsageError for sphere and mixture.
         """
+        if not self.can("sample"):
+            raise self.system.lacks("sample")
         self.check_truncation(truncation)
         z_BZ = truncation * self.noise(count, seed, first)
         return self.decode(z_BZ, self._labels(labels, count, first), from_prior=True)

@@ -180,7 +180,7 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     lite0 = Lite0(options.device)
     generated = (
         (to_uint8(model.sample(batch, options.seed, first)) for first in range(0, count, batch))
-        if model.can("generate")
+        if model.can("sample")
         else translations(model, data, count, total, batch)
     )
     real = features(lite0, validation_samples(data, count, total, batch), n)
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(options.run, checkpoint=options.checkpoint, device=options.device)
         rebuilds = model.can("encode") and model.can("generate")
         figures = reconstruction(options.run, options) if rebuilds else {}
-        if model.can("generate") or model.can("translate"):
+        if model.can("sample") or model.can("translate"):
             figures |= distances(model, options)
     except AgehpcError as error:
         print(f"error: {error}", file=sys.stderr)

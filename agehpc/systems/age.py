@@ -272,12 +272,15 @@ class Age(System):
     def critique(
         self, players: Players, x_BCS: Tensor, labels_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D(x) and the features of its last stage; of (x, E(x)) where D is joint."""
+        """D(x) and the features of its last stage; of (x, E(x)) where D is joint.
+
+        The mean over patches where D judges them.
+        """
         z_BZ = self.encode(players, x_BCS) if self.settings.joint else None
         critics = players["critics"]
         assert isinstance(critics, Critics)
         logits, features = critics.discriminator(x_BCS, DATA, labels_B, z_BZ)
-        return logits, features.flatten(1)
+        return logits.reshape(len(logits), -1).mean(1), features.flatten(1)
 
 
 def _autoencoder(players: Players) -> Autoencoder:

@@ -29,6 +29,7 @@ class Plain(System):
     """The system: a single player whose only turn reconstructs."""
 
     models = ("autoencoder",)
+    has_prior = False  # nothing matches its latents to one
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)

@@ -34,8 +34,9 @@ ALWAYS = 2**62
 
 
 USES = {
-    "encode": ("encoder", "age, autoencoder or vae"),
-    "generate": ("generator of latents", "age, vae, gan or wgan"),
+    "encode": ("encoder", "age, autoencoder, denoising or vae"),
+    "generate": ("generator of latents", "age, autoencoder, denoising, vae, gan or wgan"),
+    "sample": ("prior that its generator was trained on", "age, vae, gan or wgan"),
     "translate": ("translator", "pix2pix or cyclegan"),
     "restore": ("restoring network", "denoising"),
     "critique": ("data discriminator", "age, gan or wgan"),
@@ -123,6 +124,8 @@ class System(ABC):
     """Players whose averaged weights are the trained model; the others only judge."""
     weight_bounds: Mapping[str, float]
     """Players whose weights are clipped to [-bound, bound] after each of their steps."""
+    has_prior = True
+    """Whether draws of the configured prior are latents that the generator knows."""
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config
@@ -193,7 +196,9 @@ class System(ABC):
         raise self.lacks("critique")
 
     def can(self, use: str) -> bool:
-        """Whether the trained model has one of the uses above."""
+        """Whether the trained model has one of the uses above, or generates from draws: sample."""
+        if use == "sample":
+            return self.has_prior and self.can("generate")
         return getattr(type(self), use) is not getattr(System, use)
 
     def lacks(self, use: str) -> UsageError:

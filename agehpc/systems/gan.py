@@ -111,6 +111,6 @@ class Gan(System):
     def critique(
         self, players: Players, x_BCS: Tensor, labels_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D(x) and its features."""
+        """D(x), the mean over patches where it judges them, and its features."""
         logits, features = players[self.judge].get_submodule("discriminator")(x_BCS, DATA, labels_B)
-        return logits, features.flatten(1)
+        return logits.reshape(len(logits), -1).mean(1), features.flatten(1)

@@ -21,6 +21,8 @@ from agehpc.systems.base import Forwards, Keys, Micro, Outputs, Players, Statist
 class Vae(Plain):
     """The system: the autoencoder's turn with the bound for a loss."""
 
+    has_prior = True
+
     def build(self) -> dict[str, nn.Module]:
         """The autoencoder."""
         return {"autoencoder": Autoencoder(self.config, variational=True)}

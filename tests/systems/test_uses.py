@@ -9,7 +9,7 @@ from torch import Tensor
 
 import agehpc
 from agehpc import checkpoints
-from agehpc.config.networks import UnetConfig
+from agehpc.config.networks import NetworkConfig, PatchConfig, UnetConfig
 from agehpc.config.run_files import write_run_config
 from agehpc.config.schema import Config
 from agehpc.config.systems import (
@@ -31,19 +31,24 @@ from agehpc.train.checkpoint import restore_modules
 from agehpc.trained import Model
 from tests.systems.scenes import CHANNELS, CLASSES, FRAMES, INPUT_CHANNELS, LATENT, SIZE, config
 
-USES = ("encode", "generate", "translate", "restore", "critique")
+USES = ("encode", "generate", "sample", "translate", "restore", "critique")
 TRANSLATOR = {"translator": UnetConfig(width=2, max_width=4, dropout=0.0)}
+PATCHES = {
+    "generator": NetworkConfig(width=4, max_width=8),
+    "discriminator": PatchConfig(width=4, layers=1),
+}
 CAN: list[tuple[SystemConfig, dict[str, Any], str]] = [
     (AutoencoderSystem(), {}, "encode generate"),
     (DenoisingSystem(), {}, "encode generate restore"),
     (DenoisingSystem(), {"parts": TRANSLATOR}, "restore"),
-    (VaeSystem(), {"output": "sigmoid"}, "encode generate"),
-    (GanSystem(), {}, "generate critique"),
-    (WganSystem(), {}, "generate critique"),
-    (AgeSystem(), {}, "encode generate critique"),
-    (AgeSystem(encoder="vae"), {}, "encode generate critique"),
-    (AgeSystem(joint=True), {}, "encode generate critique"),
-    (AgeMomentsSystem(), {}, "encode generate"),
+    (VaeSystem(), {"output": "sigmoid"}, "encode generate sample"),
+    (GanSystem(), {}, "generate sample critique"),
+    (GanSystem(), {"parts": PATCHES}, "generate sample critique"),
+    (WganSystem(), {}, "generate sample critique"),
+    (AgeSystem(), {}, "encode generate sample critique"),
+    (AgeSystem(encoder="vae"), {}, "encode generate sample critique"),
+    (AgeSystem(joint=True), {}, "encode generate sample critique"),
+    (AgeMomentsSystem(), {}, "encode generate sample"),
     (Pix2pixSystem(), {}, "translate"),
     (CycleganSystem(), {"norm": "instance"}, "translate"),
 ]
@@ -62,7 +67,7 @@ def used(model: Model, use: str) -> list[Tensor]:
     paired = model.config.system.pairing == "paired"
     inputs = INPUT_CHANNELS if paired and use == "translate" else CHANNELS
     x = torch.rand(2, inputs, SIZE, SIZE) * 2 - 1
-    given = torch.randn(2, LATENT) if use == "generate" else x
+    given = {"generate": torch.randn(2, LATENT), "sample": 2}.get(use, x)
     made = getattr(model, use)(given)
     return list(made) if isinstance(made, tuple) else [made]
 
@@ -99,7 +104,7 @@ def test_clips(system: SystemConfig, more: dict[str, Any], uses: str):
     x = torch.rand(2, CHANNELS, FRAMES, SIZE, SIZE) * 2 - 1
     if "encode" in uses:
         assert model.reconstruct(x).shape == x.shape
-    if "generate" in uses:
+    if "sample" in uses:
         assert model.sample(2).shape == x.shape
     if "restore" in uses:
         assert model.restore(x).shape == x.shape
@@ -112,6 +117,11 @@ def test_clips(system: SystemConfig, more: dict[str, Any], uses: str):
     [
         (GanSystem(), "encode", "trains the system gan, which has no encoder: it cannot encode; u"),
         (WganSystem(), "translate", "system wgan, which has no translator: it cannot translate"),
+        (
+            AutoencoderSystem(),
+            "sample",
+            "which has no prior .*: it cannot sample; use a run of age",
+        ),
         (Pix2pixSystem(), "generate", "system pix2pix, which has no generator of latents"),
         (CycleganSystem(), "encode", "system cyclegan, which has no encoder: it cannot encode"),
         (VaeSystem(), "critique", "system vae, which has no data discriminator: .* age, gan or w"),

@@ -90,6 +90,7 @@ def _from_file(model: "Model", flags: InputFlags, file: str, count: int) -> Inpu
 def _draws(model: "Model", flags: InputFlags, count: int) -> Inputs:
     import torch
 
+    command.require(model, "sample")
     numbers = list(flags.index or range(count))
     z_BZ = torch.cat([model.noise(1, flags.seed, number) for number in numbers])
     # A conditional generator shows its classes in turn.
