@@ -23,6 +23,12 @@ def check_networks(system: SystemConfig, model: Any) -> None:
     if not system.wanted:  # it takes any
         return
     given = {part for part in PARTS if getattr(model, part) is not None}
+    if isinstance(system, AgeSystem) and system.joint and "latent_discriminator" in given:
+        raise ValueError(
+            "--system.joint true puts one discriminator of pairs in place of two, and model has a "
+            "latent_discriminator; use recipe image_age_joint_64, or a --config file with "
+            "model.latent_discriminator null"
+        )
     if not any(given == set(choice) for choice in system.wanted):
         wanted = " or ".join("+".join(choice) for choice in system.wanted)
         raise ValueError(
@@ -36,6 +42,7 @@ def check_networks(system: SystemConfig, model: Any) -> None:
         )
     _check_output(system, model)
     _check_latents(system, model)
+    _check_used(system, model, given)
     if isinstance(system, Game):
         _check_critic(system, model.discriminator)
     if isinstance(system, DenoisingSystem):
@@ -57,6 +64,12 @@ def check_data(system: SystemConfig, data: Any) -> None:
                 f"corruption lowres; use {data.size // factor * factor} or "
                 f"{-(-data.size // factor) * factor}"
             )
+    masking = isinstance(system, DenoisingSystem) and system.corruption == "masking"
+    if masking and system.level * data.size < 0.5:  # sides are rounded to whole pixels
+        raise ValueError(
+            f"--system.level {system.level:g} of corruption masking is the side of a square as a "
+            f"share of --data.size {data.size}: it hides no pixel; use {1 / data.size:.3f} or more"
+        )
 
 
 def check_labels(config: Any) -> None:
@@ -117,6 +130,38 @@ def _check_latents(system: SystemConfig, model: Any) -> None:
             "the game of moments brings latents to mean 0 and variance 1, and --model.prior "
             "uniform has the variance 1/3; use gaussian, sphere or mixture"
         )
+
+
+def _check_used(system: SystemConfig, model: Any, given: set[str]) -> None:
+    """Refuse what would have no effect: it would make another run of the same thing."""
+    without_latents = "its network has no latents"
+    unused: list[tuple[Any, str, bool, str]] = [
+        (model, "latent", not given & {"encoder", "generator"}, without_latents),
+        (model, "latent_activation", "encoder" not in given, "it has no encoder"),
+        (
+            model,
+            "prior",
+            isinstance(system, AutoencoderSystem) or "translator" in given,
+            "nothing matches its latents to a prior",
+        ),
+    ]
+    if isinstance(system, AutoencoderSystem):
+        bits = system.reconstruction == "bce"
+        unused.append((system, "pixels", bits, "bce scores pixels in [0, 1]"))
+    if isinstance(system, VaeSystem):
+        bits = system.likelihood == "bernoulli"
+        unused.append((system, "sigma", bits, "a Bernoulli likelihood has no deviation"))
+    if isinstance(system, AgeSystem):
+        why = "a joint discriminator judges latents with their samples"
+        unused.append((system, "latent_adversarial_weight", system.joint, why))
+    for section, name, idle, why in unused:
+        value = getattr(section, name)
+        if idle and value != type(section).model_fields[name].default:
+            where = "model" if section is model else "system"
+            raise ValueError(
+                f"--{where}.{name.replace('_', '-')} {value} has no effect with system "
+                f"{system.name}: {why}; leave it out"
+            )
 
 
 def _check_critic(system: Game, critic: Any) -> None:

@@ -62,6 +62,7 @@ def config(
     if system.name == "cyclegan":
         networks["translator"] = ResnetConfig(width=4, blocks=1, norm=norm)
     chosen = parts or {name: networks[name] for name in system.wanted[0]}
+    latent = {"latent": LATENT} if {"encoder", "generator"} & chosen.keys() else {}
     return Config(
         run=RunConfig(recipe="test"),
         data=DataConfig(
@@ -74,7 +75,7 @@ def config(
             classes=tuple("abcdef"[:CLASSES]),
         ),
         system=system,
-        model=ModelConfig(latent=LATENT, **chosen, **model),
+        model=ModelConfig(**latent, **chosen, **model),
         players=dict.fromkeys(system.players, PlayerConfig()),
     )
 

@@ -16,6 +16,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     f"{kind} {pixels}": {"reconstruction": kind, "pixels": pixels}
     for kind in ("l1", "mse", "bce")
     for pixels in ("signed", "unit")
+    if (kind, pixels) != ("bce", "signed")  # probabilities are of pixels in [0, 1]
 }
 CORRUPTIONS: dict[str, dict[str, Any]] = {
     "gaussian": {},
