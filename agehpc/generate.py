@@ -33,7 +33,7 @@ class SampleFlags(command.RunFlags):
     columns: command.Count = 8
     """Samples in a row of the grid."""
     array: bool = False
-    """Also write samples.npy: uint8, N C H W or N C T H W."""
+    """Also write samples.npy, the samples of the grid: uint8, N C H W or N C T H W."""
     shards: str | None = None
     """Also write the samples as shards that `agehpc train` reads, with the classes of a
     conditional run; the grid then shows the first rows alone."""

@@ -64,11 +64,15 @@ def check_data(system: SystemConfig, data: Any) -> None:
                 f"corruption lowres; use {data.size // factor * factor} or "
                 f"{-(-data.size // factor) * factor}"
             )
-    masking = isinstance(system, DenoisingSystem) and system.corruption == "masking"
-    if masking and system.level * data.size < 0.5:  # sides are rounded to whole pixels
+    if isinstance(system, DenoisingSystem) and system.corruption == "masking":
+        _check_hole(system.level, data.size)
+
+
+def _check_hole(share: float, size: int) -> None:
+    if share * size < 0.5:  # sides are rounded to whole pixels
         raise ValueError(
-            f"--system.level {system.level:g} of corruption masking is the side of a square as a "
-            f"share of --data.size {data.size}: it hides no pixel; use {1 / data.size:.3f} or more"
+            f"--system.level {share:g} of corruption masking is the side of a square as a share of "
+            f"--data.size {size}: it hides no pixel; use {1 / size:.3f} or more"
         )
 
 

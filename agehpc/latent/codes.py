@@ -130,6 +130,8 @@ def read_arrays(path: str | Path, flag: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; UsageError where there is none, DataError where damaged."""
     if not Path(path).is_file():
         raise UsageError(f"{flag} {path}: no such file")
+    if Path(path).suffix == ".parquet":
+        raise UsageError(f"{flag} {path}: parquet is for other programs; encode to .npz")
     try:
         # By a file of our own: numpy leaves its own open where the archive is damaged.
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:

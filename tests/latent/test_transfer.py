@@ -85,7 +85,11 @@ def test_clips_are_mixed(clip_run: Path, tmp_path, capsys):
 def translating(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
     """A.G.E. runs that claim to translate: output is the negative of the input."""
     monkeypatch.setattr(Model, "can", lambda self, use: use == "translate")
-    monkeypatch.setattr(Model, "translate", lambda self, x_BCS, *, to=None: -x_BCS)
+
+    def translate(self, x_BCS, *, to=None):  # there and back is not quite x
+        return -x_BCS if to is None else x_BCS * (0.5 if to == "dark" else 1.5)
+
+    monkeypatch.setattr(Model, "translate", translate)
 
 
 def with_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +141,11 @@ def test_domains_are_chosen_by_name(
         words = ("transfer", image_run, "--n", 1, "--to", to, "--out", tmp_path)
         told = figures(capsys, *words)
         assert "psnr_db" not in told
+        back = to_uint8(0.75 * to_float(torch.from_numpy(source)))
+        assert told["cycle_psnr_db"] == pytest.approx(psnr(back[None], source[None])[0])
         picture = np.asarray(Image.open(tmp_path / f"validation-translation-{to}.png"))
         assert (picture[:16] == source).all()
+        assert (picture[36:] == back).all()
     for words, what in (((), "which"), (("--to", "grey"), "grey is none of the run's")):
         message = refusal(capsys, "transfer", image_run, *words)
         assert f"--to: {what}; choose from the domains dark and light" in message

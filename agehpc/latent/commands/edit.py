@@ -35,7 +35,7 @@ class EditFlags(InputFlags):
     strengths: Annotated[tuple[float, ...], Field(min_length=1)] = (-1.0, 0.0, 1.0, 2.0, 3.0)
     """Strengths, a column each; 0 is the unedited sample."""
     fit_split: Literal["train", "validation"] = "train"
-    """Split that --label and --pca learn from."""
+    """Split of the shards that are read that --label and --pca learn from."""
     fit_n: command.Count = 4096
     """Samples that they learn from, at most."""
     fit_latents: str | None = None

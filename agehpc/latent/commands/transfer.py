@@ -1,5 +1,6 @@
 """`agehpc transfer RUN`: style onto content, or samples translated to another domain."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class TransferFlags(command.SplitFlags):
     """Put the style of some samples onto the content of others, or translate samples.
 
-    A run with latents mixes them: a row a content, a column a style. A run of pix2pix or cyclegan
-    translates samples of the split and shows input | output (| target, with its PSNR).
+    A run with latents mixes them: a row a content, a column a style. A run of pix2pix translates
+    samples of the split and shows input | output | target with the PSNR to the target, a run of
+    cyclegan input | output | there and back with the PSNR to the input.
     """
 
     content: tuple[command.Natural, ...] = (0, 1, 2, 3)
@@ -36,7 +38,7 @@ class TransferFlags(command.SplitFlags):
     basis: Literal["components", "dimensions"] = "components"
     """Coordinates: principal components of the training split's latents, or the latent's own."""
     fit_n: command.Count = 4096
-    """Training samples that the components are learnt from, at most."""
+    """Training samples, of the shards that are read, that give the components, at most."""
     to: str | None = None
     """Domain to translate to, for a run of cyclegan."""
     n: command.Count | None = 64
@@ -102,10 +104,7 @@ def _components(model: "Model", flags: TransferFlags) -> "Components":
 
 
 def _translate(model: "Model", run: Path, flags: TransferFlags, out: Path) -> int:
-    import numpy as np
-
     from agehpc.data.pixels import to_float
-    from agehpc.evaluate.reconstruction import psnr
     from agehpc.observe.grids import to_uint8
 
     data = command.split_data(model.config, flags)
@@ -115,10 +114,13 @@ def _translate(model: "Model", run: Path, flags: TransferFlags, out: Path) -> in
         return command.say(flags, told)
     parts: list[list[np.ndarray]] = []
     for batch in command.split_batches(data, flags):
-        x_BCS, target_BCS = _sides(data, batch, flags)
-        y_BCS = to_uint8(model.translate(to_float(x_BCS), to=flags.to))
-        known = [] if target_BCS is None else [target_BCS.numpy()]
-        parts.append([x_BCS.numpy(), y_BCS, *known])
+        x_BCS, target_BCS, source = _sides(data, batch, flags)
+        y_BCS = model.translate(to_float(x_BCS), to=flags.to)
+        if target_BCS is None:
+            third = to_uint8(model.translate(y_BCS, to=source))
+        else:
+            third = target_BCS.numpy()
+        parts.append([x_BCS.numpy(), to_uint8(y_BCS), third])
     if not parts:  # unpaired data ends with its smaller domain
         raise DataError(
             f"the {flags.split} split of {data.shards} has samples of one of the domains "
@@ -128,13 +130,21 @@ def _translate(model: "Model", run: Path, flags: TransferFlags, out: Path) -> in
     alike = [[_to_channels(row, channels) for row in part] for part in parts]
     rows = command.columns(alike, flags.columns)
     told: dict[str, Any] = {"n": sum(len(part[0]) for part in parts)}
-    if flags.to is not None:
-        told["to"] = flags.to
-    if len(parts[0]) == 3:
-        values = np.concatenate([psnr(part[1], part[2]) for part in parts])
-        told["psnr_db"] = float(values.mean())
+    if flags.to is None:
+        told["psnr_db"] = _mean_psnr(parts, 1)
+    else:
+        told |= {"to": flags.to, "cycle_psnr_db": _mean_psnr(parts, 0)}
     name = f"{flags.split}-translation" + (f"-{flags.to}" if flags.to else "")
     return command.say(flags, told | {"paths": command.save_rows(out / name, rows, model.config)})
+
+
+def _mean_psnr(parts: "Sequence[Sequence[np.ndarray]]", column: int) -> float:
+    """Mean PSNR of the last column to another."""
+    import numpy as np
+
+    from agehpc.evaluate.reconstruction import psnr
+
+    return float(np.concatenate([psnr(part[2], part[column]) for part in parts]).mean())
 
 
 def _check_domain(data: "DataConfig", flags: TransferFlags) -> None:
@@ -149,16 +159,19 @@ def _check_domain(data: "DataConfig", flags: TransferFlags) -> None:
 
 def _sides(
     data: "DataConfig", batch: "Batch", flags: TransferFlags
-) -> "tuple[torch.Tensor, torch.Tensor | None]":
-    """What is translated, and what should come out where that is known."""
+) -> "tuple[torch.Tensor, torch.Tensor | None, str | None]":
+    """What is translated; what should come out, or the domain that it is of."""
     if batch.second is None:
         raise DataError(
             f"{data.shards} holds no pairs and no second domain; pack it with --pairs, or train "
             "with --data.pairing unpaired"
         )
     if data.domains is None:
-        return batch.second, batch.pixels
-    return (batch.second if flags.to == data.domains[0] else batch.pixels), None
+        return batch.second, batch.pixels, None
+    first, second = data.domains
+    if flags.to == first:
+        return batch.second, None, second
+    return batch.pixels, None, first
 
 
 def _to_channels(x_BCS: "np.ndarray", channels: int) -> "np.ndarray":
