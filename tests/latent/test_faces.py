@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 import agehpc
 from agehpc.cli import main
 from agehpc.data.loader import Batch, validation_batches
 from agehpc.data.pixels import to_float
 from agehpc.latent.directions import read_directions
+from benchmarks.translation import fit
 from tests.latent.runs import figures
 from tests.train.runs import train_in_fork
 
@@ -60,39 +59,14 @@ def test_restoration_beats_the_degraded_input(task, faces: Path, tmp_path, capsy
     assert told["gain_db"] > 1
 
 
-class Smile(nn.Module):
-    """A small classifier: logit of a smile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((1, 16), (16, 32), (32, 64), (64, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(1024, 1))
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.layers(x_BCHW)[:, 0]
-
-
 def everything(run: Path, split) -> Batch:
     data = agehpc.load(run).config.data
     return next(validation_batches(data, split=split, batch=100_000, limit=None))
 
 
 def test_editing_towards_a_smile_raises_a_smile_classifiers_score(faces: Path, tmp_path, capsys):
-    torch.manual_seed(0)
     train, held_out = everything(faces, "train"), everything(faces, "validation")
-    x_NCHW, labels_N = to_float(train.pixels), train.labels.float()
-    net = Smile()
-    adam = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(4):
-        for picks in torch.randperm(len(x_NCHW)).split(64):
-            logits = net(x_NCHW[picks])
-            loss = functional.binary_cross_entropy_with_logits(logits, labels_N[picks])
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-    net.eval()
+    net = fit(train.pixels, train.labels)
     saved = tmp_path / "smile.npz"
     told = figures(
         capsys, "edit", faces, "--label", "smile", "--only", "neutral", "--save-direction", saved,
