@@ -114,14 +114,14 @@ def wgan_gp_64() -> Config:
         system=WganSystem(),
         model=ModelConfig(
             latent=100,
-            generator=NetworkConfig(width=32, max_width=256, slope=0.0),
-            discriminator=NetworkConfig(width=32, max_width=256, norm="none"),
+            generator=NetworkConfig(width=16, max_width=128, slope=0.0),
+            discriminator=NetworkConfig(width=16, max_width=128, norm="none"),
         ),
         players={
-            "generator": _generator(1e-4, (0.0, 0.9)),
-            "critic": _player(1e-4, (0.0, 0.9)),
+            "generator": _generator(2e-4, (0.0, 0.9)),
+            "critic": _player(2e-4, (0.0, 0.9)),
         },
-        train=TrainConfig(kimg=1000.0, global_batch=32, save_every_kimg=10.0),
+        train=TrainConfig(kimg=1000.0, global_batch=16, save_every_kimg=10.0),
         observe=ObserveConfig(tick_kimg=1.0, samples_every_kimg=10.0),
     )
 
@@ -136,7 +136,7 @@ def wgan_clip_64() -> Config:
     """
     config = wgan_gp_64()
     settings = WganSystem(gradient_penalty=0.0, weight_clip=0.01)
-    critic = NetworkConfig(width=32, max_width=256)
+    critic = NetworkConfig(width=16, max_width=128)
     return config.model_copy(
         update={
             "run": RunConfig(recipe="wgan_clip_64"),
@@ -212,7 +212,7 @@ def cyclegan_64() -> Config:
             discriminator=PatchConfig(width=32, layers=3, norm="instance"),
         ),
         players={"generators": _generator(), "discriminators": _player()},
-        train=TrainConfig(kimg=200.0, global_batch=4, save_every_kimg=2.0),
+        train=TrainConfig(kimg=200.0, global_batch=1, save_every_kimg=2.0),
         evaluate=EvaluateConfig(samples=128),
         observe=ObserveConfig(tick_kimg=0.2, samples_every_kimg=2.0),
     )

@@ -242,6 +242,7 @@ def test_translators_are_of_the_published_kinds():
     told = cyclegan.system.model_dump()
     wanted = {"cycle_weight": 10.0, "identity_weight": 0.5, "pool": 50, "adversarial": "lsgan"}
     assert wanted.items() <= told.items()
+    assert cyclegan.train.global_batch == 1
 
 
 def test_wasserstein_gans_are_bounded_as_published():
