@@ -62,6 +62,9 @@ def conditional_gan_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train conditional_gan_64 --data.shards shards/faces --out runs/conditional \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces of two classes in 10 minutes on one CPU core: rough faces;
+    frechet_lite0 185 between 2,500 samples and 2,500 held-out faces (training faces 21).
     """
     return Config(
         run=RunConfig(recipe="conditional_gan_64"),
@@ -202,6 +205,11 @@ def cyclegan_64() -> Config:
     agehpc train cyclegan_64 --data.shards shards/faces --out runs/cyclegan \\
         --train.max-minutes 60
     agehpc transfer runs/cyclegan --to smile
+    python benchmarks/translation.py runs/cyclegan
+
+    Measured on 7,899 grey faces, neutral and smile, in 60 minutes on one CPU core (7.7 kimg): a
+    classifier of real faces calls 82 % of 1,896 held-out neutral faces smiles once translated
+    (10 % before), and 84 % of 737 smiles neutral (11 % before); cycles of 23.7 and 23.5 dB.
     """
     return Config(
         run=RunConfig(recipe="cyclegan_64"),

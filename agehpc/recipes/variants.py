@@ -25,6 +25,9 @@ def image_age_vae_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train image_age_vae_64 --data.shards shards/faces --out runs/vaegan \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on one CPU core (34 kimg): 23.2 dB on 2,500 held-out
+    faces (mean face 16.4 dB), frechet_lite0 141 (training faces 21); soft faces.
     """
     base = image_age_64()
     system = AgeSystem(
@@ -44,6 +47,9 @@ def image_age_joint_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train image_age_joint_64 --data.shards shards/faces --out runs/joint \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on one CPU core (28 kimg): 22.6 dB on 2,500 held-out
+    faces (mean face 16.4 dB), frechet_lite0 186 (training faces 21).
     """
     base = image_age_64()
     model = base.model.model_copy(update={"latent_discriminator": None})
@@ -57,6 +63,10 @@ def image_age_conditional_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train image_age_conditional_64 --data.shards shards/faces --out runs/conditional \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces of two classes in 10 minutes on one CPU core (27 kimg): 22.1 dB on
+    2,500 held-out faces (mean face 16.4 dB), frechet_lite0 361 (training faces 21): the samples are
+    faces under a grid pattern, which a longer training has to remove.
     """
     base = image_age_64()
     model = base.model.model_copy(update={"conditional": True})
@@ -70,6 +80,9 @@ def image_age_moments_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train image_age_moments_64 --data.shards shards/faces --out runs/moments \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on one CPU core (62 kimg): 18.9 dB on 256 held-out
+    faces (mean face 16.4 dB); samples are textures that resemble faces.
     """
     base = image_age_64()
     network = NetworkConfig(width=32, max_width=256)
