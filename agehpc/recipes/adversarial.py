@@ -110,6 +110,10 @@ def wgan_gp_64() -> Config:
 
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train wgan_gp_64 --data.shards shards/faces --out runs/wgan --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on one CPU core (21 kimg, 1,286 turns of G): the
+    outlines of faces; frechet_lite0 574 between 2,500 samples and 2,500 held-out faces (training
+    faces 21).
     """
     return Config(
         run=RunConfig(recipe="wgan_gp_64"),
@@ -136,6 +140,9 @@ def wgan_clip_64() -> Config:
 
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train wgan_clip_64 --data.shards shards/faces --out runs/wgan --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 10 minutes on one CPU core (31 kimg, 1,915 turns of G): rough
+    faces; frechet_lite0 509 (training faces 21).
     """
     config = wgan_gp_64()
     settings = WganSystem(gradient_penalty=0.0, weight_clip=0.01)

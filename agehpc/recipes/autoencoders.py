@@ -58,6 +58,9 @@ def image_autoencoder_64() -> Config:
     agehpc data pack faces64.tar shards/faces --validation-fraction 0.25
     agehpc train image_autoencoder_64 --data.shards shards/faces --out runs/autoencoder \\
         --train.max-minutes 10
+
+    Measured on 7,899 grey faces in 5 minutes on one CPU core (44 kimg): 26.7 dB on 1,024
+    held-out faces (mean face 16.4 dB).
     """
     model = ModelConfig(latent=128, encoder=_IMAGE, generator=_IMAGE)
     return _images("image_autoencoder_64", AutoencoderSystem(), model)
