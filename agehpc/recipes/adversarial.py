@@ -85,8 +85,9 @@ def conditional_gan_64() -> Config:
 def video_gan_64() -> Config:
     """The DCGAN in 3D: clips of 16 frames from 100 latents by 4 x 4 x 4 convolutions.
 
-    agehpc data pack shapes64.tar shards/shapes
-    agehpc train video_gan_64 --data.shards shards/shapes --out runs/video_gan \\
+    agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
+        --validation-fraction 0.25
+    agehpc train video_gan_64 --data.shards shards/actions --out runs/video_gan \\
         --train.max-minutes 10
     """
     return Config(
@@ -159,9 +160,13 @@ def wgan_clip_64() -> Config:
 def video_wgan_64() -> Config:
     """Wasserstein GAN of clips with gradient penalty: 3D convolutions.
 
-    agehpc data pack shapes64.tar shards/shapes
-    agehpc train video_wgan_64 --data.shards shards/shapes --out runs/video_wgan \\
+    agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
+        --validation-fraction 0.25
+    agehpc train video_wgan_64 --data.shards shards/actions --out runs/video_wgan \\
         --train.max-minutes 10
+
+    Measured on 40 clips of 5 people in 7 minutes on one CPU core (2.4 kimg, 303 turns of G): dark
+    figures before a wall, blurred and noisy.
     """
     return Config(
         run=RunConfig(recipe="video_wgan_64"),

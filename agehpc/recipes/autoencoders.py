@@ -114,6 +114,10 @@ def video_vae_64() -> Config:
     agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
         --validation-fraction 0.25
     agehpc train video_vae_64 --data.shards shards/actions --out runs/vae --train.max-minutes 10
+
+    Measured on 40 clips of 5 people in 5 minutes on one CPU core (6.9 kimg): 23.1 dB on 16 clips of
+    2 unseen people (mean clip 20.2 dB). Draws of the prior show the wall alone: between the latents
+    of so few clips there is nothing.
     """
     system = VaeSystem(likelihood="gaussian", kl_warmup_kimg=2.0)
     model = ModelConfig(latent=64, encoder=_CLIP, generator=_CLIP)

@@ -110,10 +110,14 @@ def image_age_moments_64() -> Config:
 def video_age_conditional_64() -> Config:
     """A.G.E. of clips by class: a shape, or an action, of one's choice.
 
-    agehpc data pack shapes64.tar shards/shapes
-    agehpc train video_age_conditional_64 --data.shards shards/shapes --out runs/conditional \\
+    agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
+        --validation-fraction 0.25
+    agehpc train video_age_conditional_64 --data.shards shards/actions --out runs/conditional \\
         --train.max-minutes 10
     agehpc sample runs/conditional
+
+    Measured on 40 clips of 5 people, four actions, in 7 minutes on one CPU core (5.7 kimg): 22.7 dB
+    on 16 clips of 2 unseen people (mean clip 20.2 dB); samples are blurred people who move.
     """
     base = video_age_64()
     model = base.model.model_copy(update={"conditional": True})
