@@ -16,7 +16,7 @@ ONLY_IN = {
     "deepspeed": ["agehpc.train.engines"],
     "ray": ["agehpc_tune"],
     "triton": ["agehpc_kernels"],
-    "decord": ["agehpc.data.decode"],
+    "decord": ["agehpc.data.by_decord"],
     "webdataset": ["agehpc.data"],
 }
 # What answers `--help`, or runs where torch is not wanted.
@@ -197,7 +197,7 @@ def test_what_the_rules_allow_is_not_reported(tmp_path):
         "agehpc/train/loop.py": "from agehpc.train.engines import x\nfrom . import engines\n",
         "agehpc/cli.py": "from agehpc import __version__\nTARGET = 'agehpc.train.command:main'\n",
         "agehpc/config/schema.py": "from agehpc.errors import ConfigError\nimport numpy\n",
-        "agehpc/data/decode.py": "import decord, webdataset, torch\n",
+        "agehpc/data/by_decord.py": "import decord, webdataset, torch\n",
         "agehpc/models/net.py": "import agehpc_kernels.ops\nfrom agehpc.models import blocks\n",
         "kernels/agehpc_kernels/ops.py": "import triton\nfrom agehpc_kernels import reference\n",
         "tune/agehpc_tune/run.py": "import ray\nfrom agehpc.recipes import RECIPES\n",

@@ -65,6 +65,8 @@ class DataConfig(Section):
     """Names of the two classes that are the domains, for unpaired; default the shards' two."""
     shuffle_block: Count = 4096
     """Samples that are shuffled among each other; shards are shuffled besides."""
+    decoder: Literal["decord", "pyav"] = "decord"
+    """Library that decodes clips; their pixels are the same."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Decoding processes a rank; 0 decodes in the training process."""
     prefetch: Count = 2
@@ -275,7 +277,7 @@ class Config(Section):
 
 
 # What may differ between two starts of one run: where the shards lie and how they are read.
-_DATA_NOT_IDENTITY = {"shards", "workers", "prefetch"}
+_DATA_NOT_IDENTITY = {"shards", "decoder", "workers", "prefetch"}
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -1,29 +1,27 @@
-"""From shards to pixels: reading by index, decoding by decord and Pillow.
+"""From shards to pixels: reading by index, decoding by one of two libraries and Pillow.
 
-T frames, H height, W width, C channels; pixels are uint8. The only importer of decord.
+T frames, H height, W width, C channels; pixels are uint8.
 """
 
 import io
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Literal
 
-import decord
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from agehpc.data.damage import ClipError, damaged
 from agehpc.data.index import Index, Sample, read_index, read_member
 from agehpc.data.shards import Manifest, Split
-from agehpc.errors import DataError
-
-# Damage is reported by exceptions; FFmpeg's own lines on stderr would only repeat it.
-decord.logging.set_level(decord.logging.QUIET)
+from agehpc.errors import ConfigError, DataError
 
 OPEN_SHARDS = 64
-DECORD_ERRORS = (
-    *(decord.DECORDError, decord.DECORDLimitReachedError),
-    *(RuntimeError, IndexError, AssertionError, StopIteration),
-)
+
+Decoder = Literal["decord", "pyav"]
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Reader:
@@ -46,18 +44,18 @@ class Reader:
         sample = self.sample(shard, index)
         data = read_member(self._shard(shard).descriptor, sample.media)
         if data is None:
-            raise damaged(self.where(shard, index), "its bytes do not match their checksum")
+            raise damaged(self.where(shard, index), "its bytes do not match their checksum", "crc")
         return data
 
     def read_input(self, shard: int, index: int) -> bytes:
         """Return the media bytes of a sample's input image, checked against the index."""
         member = self.sample(shard, index).input
         if member is None:
-            raise damaged(self.where(shard, index), "it has no input image")
+            raise damaged(self.where(shard, index), "it has no input image", "open")
         data = read_member(self._shard(shard).descriptor, member)
         if data is None:
             reason = "the bytes of its input image do not match their checksum"
-            raise damaged(self.where(shard, index), reason)
+            raise damaged(self.where(shard, index), reason, "crc")
         return data
 
     def where(self, shard: int, index: int) -> str:
@@ -89,89 +87,91 @@ class _Shard:
             os.close(self.descriptor)
 
 
-def damaged(where: str, reason: str) -> DataError:
-    """Return the error for a sample that cannot be used."""
-    return DataError(
-        f"{where} is damaged: {reason}; `agehpc data verify` lists all damage in a folder of shards"
-    )
-
-
 def decode_video(
-    media: bytes, indices: np.ndarray, frames: int, where: str, size: int | None = None
+    media: bytes,
+    indices: np.ndarray,
+    frames: int,
+    where: str,
+    size: int | None = None,
+    decoder: Decoder = "decord",
 ) -> np.ndarray:
     """Decode the frames `indices` of an mp4 that holds `frames`: uint8 THWC, RGB.
 
-    `size` is its width where that is known: a multiple of 64 is decoded faster. DataError where
-    the bytes cannot be decoded, or hold another number of frames.
+    `size` is its height and width where they are known. On packed clips the decoders give the same
+    pixels. DamagedError where the bytes cannot be decoded, or hold frames of another number or
+    size.
     """
-    if not _counts_are(media, frames):
-        raise damaged(where, f"its header does not declare {frames} frames")
-    # A memfd path, never BytesIO: decord's byte reader runs past its buffer on damaged files.
-    descriptor = os.memfd_create("clip", os.MFD_CLOEXEC)
+    low, high = int(indices.min()), int(indices.max())
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(media)
-        # Raise on the first frame in 10,000 that could only be repeated, not decoded.
-        reader = decord.VideoReader(
-            f"/proc/self/fd/{descriptor}",
-            num_threads=1,
-            fault_tol=1e-4,  # pyright: ignore[reportArgumentType]  (a share, says its docstring)
-        )
-        if len(reader) != frames:
-            raise damaged(where, f"it has {len(reader)} frames instead of {frames}")
-        # One range, sliced: decord seeks afresh for every index in another group of pictures.
-        low, high = int(indices.min()), int(indices.max())
-        return _range(reader, low, high, size)[indices - low]
-    except DECORD_ERRORS as error:
-        reason = str(error).strip().splitlines()
-        raise damaged(
-            where, f"it cannot be decoded ({reason[-1] if reason else 'no reason'})"
+        _check_counts(media, frames)
+        x_THWC = _decode_range(decoder)(media, low, high, frames, size)
+    except ClipError as error:
+        raise damaged(where, error.reason, error.kind) from None
+    height, width = x_THWC.shape[1:3]
+    if size is not None and (height, width) != (size, size):
+        raise damaged(where, _other_size(width, height, size), "open")
+    return x_THWC[indices - low]
+
+
+@cache
+def _decode_range(decoder: Decoder) -> Callable[[bytes, int, int, int, int | None], np.ndarray]:
+    # Imported when first used: a machine may lack the library of the other one.
+    try:
+        if decoder == "pyav":
+            from agehpc.data import by_pyav as module
+        else:
+            from agehpc.data import by_decord as module
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"data.decoder {decoder} cannot be loaded ({error}): install "
+            f"{'av' if decoder == 'pyav' else 'decord2'}, or choose another --data.decoder"
         ) from None
-    finally:
-        os.close(descriptor)
+    return module.decode_range
 
 
-def _counts_are(media: bytes, frames: int) -> bool:
-    """Tell whether an mp4 declares `frames` in its tables of durations and sizes.
+def _check_counts(media: bytes, frames: int) -> None:
+    """Raise ClipError unless an mp4 declares `frames` in its tables of durations and sizes.
 
     decord reserves memory for as many as are declared: billions of them end the process.
     """
     durations, sizes = media.find(b"stts"), media.find(b"stsz")
     if min(durations, sizes) < 0 or len(media) < max(durations, sizes) + 16:
-        return False
+        raise ClipError("open", "it is no mp4 with tables of its frames")
     runs = int.from_bytes(media[durations + 8 : durations + 12], "big")
     table = media[durations + 12 : durations + 12 + 8 * min(runs, frames)]
     declared = sum(int.from_bytes(table[i : i + 4], "big") for i in range(0, len(table), 8))
-    return declared == int.from_bytes(media[sizes + 12 : sizes + 16], "big") == frames
+    if not declared == int.from_bytes(media[sizes + 12 : sizes + 16], "big") == frames:
+        raise ClipError("short", f"its header does not declare {frames} frames")
 
 
-def _range(reader: decord.VideoReader, low: int, high: int, size: int | None) -> np.ndarray:
-    """Decode frames low..high: THWC."""
-    if size is not None and size % 64 == 0:
-        return reader.get_batch(range(low, high + 1)).asnumpy()
-    reader.seek_accurate(low)
-    return np.stack([_unpadded(reader.next().asnumpy()) for _ in range(low, high + 1)])
+def _other_size(width: int, height: int, size: int) -> str:
+    return f"it has {width}x{height} pixels instead of {size}x{size}"
 
 
-def _unpadded(x_HWC: np.ndarray) -> np.ndarray:
-    """Cut off the padding of rows.
+def decode_image(media: bytes, where: str, size: int | None = None) -> np.ndarray:
+    """Decode a jpg or png: uint8 THWC with T = 1 and C = 1 or 3.
 
-    FFmpeg aligns rows, to 64 pixels on some CPUs. Where that gives a multiple of the width (16, 32,
-    48 or 96 pixels), decord 0.6 and decord2 3.4 return a frame with too many channels, and refuse
-    to make a batch.
+    `size` is its height and width where they are known. DamagedError where the bytes cannot be
+    decoded, or hold a picture of another size or other colours.
     """
-    height, width, _ = x_HWC.shape
-    return x_HWC.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def decode_image(media: bytes, where: str) -> np.ndarray:
-    """Decode a jpg or png: uint8 THWC with T = 1 and C = 1 or 3. DataError where damaged."""
     try:
         with Image.open(io.BytesIO(media)) as image:
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise damaged(where, f"it cannot be decoded ({error})") from None
+            reason = _unwanted(image, size)
+            pixels = np.empty(0) if reason else np.asarray(image)
+    except PICTURE_ERRORS as error:
+        reason = f"it cannot be decoded ({error})"
+        kind = "open" if isinstance(error, UnidentifiedImageError) else "decode"
+        raise damaged(where, reason, kind) from None
+    if reason:
+        raise damaged(where, reason, "open")
     return pixels[None, :, :, None] if pixels.ndim == 2 else pixels[None]
+
+
+def _unwanted(image: Image.Image, size: int | None) -> str | None:
+    """Say what is wrong with a picture by its header: a damaged one may claim huge dimensions."""
+    if size is not None and image.size != (size, size):
+        return _other_size(*image.size, size)
+    return None if image.mode in ("L", "RGB") else f"its mode is {image.mode}, not L or RGB"
 
 
 def to_channels(x_THWC: np.ndarray, channels: int) -> np.ndarray:

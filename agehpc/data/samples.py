@@ -118,14 +118,16 @@ class Samples(Dataset):
         if self.data.kind == "video":
             frames = self.reader.sample(shard, index).frames
             indices = clip_indices(self.data, frames, self.seed, position, domain)
-            x_THWC = decode_video(media, indices, frames, where, self.data.size)
+            x_THWC = decode_video(
+                media, indices, frames, where, self.data.size, self.data.decoder
+            )
         else:
-            x_THWC = decode_image(media, where)
+            x_THWC = decode_image(media, where, self.data.size)
         return to_channels(x_THWC, self.data.channels or self.manifest.channels)
 
     def _decode_input(self, shard: int, index: int) -> np.ndarray:
         media = self.reader.read_input(shard, index)
-        x_THWC = decode_image(media, self.reader.where(shard, index))
+        x_THWC = decode_image(media, self.reader.where(shard, index), self.data.size)
         assert self.data.input_channels is not None, "check fills it in"
         return to_channels(x_THWC, self.data.input_channels)
 

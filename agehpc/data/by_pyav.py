@@ -1,0 +1,81 @@
+"""Decoding packed clips by PyAV, for machines without decord.
+
+T frames, H height, W width, C channels; pixels are uint8 RGB.
+"""
+
+import io
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from agehpc.data.damage import ClipError, undecodable, wrong_count
+
+
+def decode_range(media: bytes, low: int, high: int, frames: int, size: int | None) -> np.ndarray:
+    """Decode frames low..high of a clip of `frames`: THWC. ClipError where it is damaged.
+
+    `size` is for other decoders.
+    """
+    del size
+    try:
+        with av.open(io.BytesIO(media), "r") as container:
+            if not container.streams.video:
+                raise ClipError("open", "it has no video stream")
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            if len(packets) != frames:
+                raise wrong_count(len(packets), frames)
+            return _range(stream, packets, low, high)
+    except (FFmpegError, ValueError) as error:
+        raise undecodable("open", error) from None
+
+
+def _range(stream: VideoStream, packets: list[Packet], low: int, high: int) -> np.ndarray:
+    # Frames are known by the times of their packets, neither by seeking nor by counting.
+    times = {packet.pts for packet in packets} - {None}
+    order = sorted(time for time in times if time is not None)
+    if len(order) != len(packets):
+        raise ClipError("decode", "its frames have no times of their own")
+    wanted = {time: number for number, time in enumerate(order[low : high + 1])}
+    keys = [
+        number
+        for number, packet in enumerate(packets)
+        if packet.is_keyframe and packet.pts is not None and packet.pts <= order[low]
+    ]
+    if not keys:
+        raise ClipError("decode", f"no keyframe leads to frame {low}")
+    found: list[np.ndarray | None] = [None] * len(wanted)
+    left = len(wanted)
+    for time, rgb_HWC in _decoded(stream, packets[keys[-1] :], wanted):
+        left -= found[wanted[time]] is None
+        found[wanted[time]] = rgb_HWC
+        if not left:
+            break
+    kept = [rgb_HWC for rgb_HWC in found if rgb_HWC is not None]
+    if len(kept) != len(wanted) or len({rgb_HWC.shape for rgb_HWC in kept}) > 1:
+        raise ClipError("decode", f"not all of its frames {low} to {high} can be decoded")
+    return np.stack(kept)
+
+
+def _decoded(
+    stream: VideoStream, packets: list[Packet], wanted: dict[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the time and pixels HWC of each wanted frame."""
+    stream.codec_context.thread_count = 1
+    reformatter = VideoReformatter()
+    try:
+        for packet in [*packets, None]:
+            for frame in stream.codec_context.decode(packet):
+                if frame.pts not in wanted:
+                    continue
+                if frame.is_corrupt:
+                    raise ClipError("decode", "a frame of it is damaged")
+                rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+                yield frame.pts, rgb.to_ndarray()
+    except FFmpegError as error:
+        raise undecodable("decode", error) from None
