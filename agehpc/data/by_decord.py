@@ -8,7 +8,7 @@ import os
 import decord
 import numpy as np
 
-from agehpc.data.damage import ClipError, undecodable, wrong_count
+from agehpc.data.damage import undecodable, wrong_count
 
 # Damage is reported by exceptions; FFmpeg's own lines on stderr would only repeat it.
 decord.logging.set_level(decord.logging.QUIET)
@@ -20,7 +20,7 @@ ERRORS = (
 
 
 def decode_range(media: bytes, low: int, high: int, frames: int, size: int | None) -> np.ndarray:
-    """Decode frames low..high of a clip of `frames`: THWC. ClipError where it is damaged.
+    """Decode frames low..high of a clip of `frames`: THWC. MediaError where it is damaged.
 
     `size` is its width where that is known: a multiple of 64 is decoded faster.
     """

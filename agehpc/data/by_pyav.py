@@ -13,11 +13,11 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from agehpc.data.damage import ClipError, undecodable, wrong_count
+from agehpc.data.damage import MediaError, undecodable, wrong_count
 
 
 def decode_range(media: bytes, low: int, high: int, frames: int, size: int | None) -> np.ndarray:
-    """Decode frames low..high of a clip of `frames`: THWC. ClipError where it is damaged.
+    """Decode frames low..high of a clip of `frames`: THWC. MediaError where it is damaged.
 
     `size` is for other decoders.
     """
@@ -25,7 +25,7 @@ def decode_range(media: bytes, low: int, high: int, frames: int, size: int | Non
     try:
         with av.open(io.BytesIO(media), "r") as container:
             if not container.streams.video:
-                raise ClipError("open", "it has no video stream")
+                raise MediaError("open", "it has no video stream")
             stream = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size]
             if len(packets) != frames:
@@ -40,7 +40,7 @@ def _range(stream: VideoStream, packets: list[Packet], low: int, high: int) -> n
     times = {packet.pts for packet in packets} - {None}
     order = sorted(time for time in times if time is not None)
     if len(order) != len(packets):
-        raise ClipError("decode", "its frames have no times of their own")
+        raise MediaError("decode", "its frames have no times of their own")
     wanted = {time: number for number, time in enumerate(order[low : high + 1])}
     keys = [
         number
@@ -48,7 +48,7 @@ def _range(stream: VideoStream, packets: list[Packet], low: int, high: int) -> n
         if packet.is_keyframe and packet.pts is not None and packet.pts <= order[low]
     ]
     if not keys:
-        raise ClipError("decode", f"no keyframe leads to frame {low}")
+        raise MediaError("decode", f"no keyframe leads to frame {low}")
     found: list[np.ndarray | None] = [None] * len(wanted)
     left = len(wanted)
     for time, rgb_HWC in _decoded(stream, packets[keys[-1] :], wanted):
@@ -58,7 +58,7 @@ def _range(stream: VideoStream, packets: list[Packet], low: int, high: int) -> n
             break
     kept = [rgb_HWC for rgb_HWC in found if rgb_HWC is not None]
     if len(kept) != len(wanted) or len({rgb_HWC.shape for rgb_HWC in kept}) > 1:
-        raise ClipError("decode", f"not all of its frames {low} to {high} can be decoded")
+        raise MediaError("decode", f"not all of its frames {low} to {high} can be decoded")
     return np.stack(kept)
 
 
@@ -74,7 +74,7 @@ def _decoded(
                 if frame.pts not in wanted:
                     continue
                 if frame.is_corrupt:
-                    raise ClipError("decode", "a frame of it is damaged")
+                    raise MediaError("decode", "a frame of it is damaged")
                 rgb = reformatter.reformat(frame, format="rgb24", threads=1)
                 yield frame.pts, rgb.to_ndarray()
     except FFmpegError as error:

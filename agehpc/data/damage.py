@@ -15,8 +15,8 @@ class DamagedError(DataError):
     kind: Damage = "decode"
 
 
-class ClipError(Exception):
-    """What a decoder found wrong with a clip."""
+class MediaError(Exception):
+    """What a decoder found wrong with a clip or a picture."""
 
     def __init__(self, kind: Damage, reason: str) -> None:
         super().__init__(kind, reason)
@@ -34,12 +34,12 @@ def damaged(where: str, reason: str, kind: Damage) -> DamagedError:
     return error
 
 
-def wrong_count(found: int, frames: int) -> ClipError:
+def wrong_count(found: int, frames: int) -> MediaError:
     """Return the error for a clip of `found` frames that was packed with `frames`."""
-    return ClipError("short", f"it has {found} frames instead of {frames}")
+    return MediaError("short", f"it has {found} frames instead of {frames}")
 
 
-def undecodable(kind: Damage, error: Exception) -> ClipError:
+def undecodable(kind: Damage, error: Exception) -> MediaError:
     """Return the error for what a library complains of, with its last line."""
     lines = str(error).strip().splitlines()
-    return ClipError(kind, f"it cannot be decoded ({lines[-1] if lines else 'no reason'})")
+    return MediaError(kind, f"it cannot be decoded ({lines[-1] if lines else 'no reason'})")

@@ -1,11 +1,11 @@
-"""From shards to pixels: reading by index, decoding by one of two libraries and Pillow.
+"""From shards to pixels: reading by index, decoding clips and pictures.
 
 T frames, H height, W width, C channels; pixels are uint8.
 """
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from agehpc.data.damage import ClipError, damaged
+from agehpc.data import jpeg
+from agehpc.data.damage import MediaError, damaged
 from agehpc.data.index import Index, Sample, read_index, read_member
 from agehpc.data.shards import Manifest, Split
 from agehpc.errors import ConfigError, DataError
@@ -105,7 +106,7 @@ def decode_video(
     try:
         _check_counts(media, frames)
         x_THWC = _decode_range(decoder)(media, low, high, frames, size)
-    except ClipError as error:
+    except MediaError as error:
         raise damaged(where, error.reason, error.kind) from None
     height, width = x_THWC.shape[1:3]
     if size is not None and (height, width) != (size, size):
@@ -130,18 +131,18 @@ def _decode_range(decoder: Decoder) -> Callable[[bytes, int, int, int, int | Non
 
 
 def _check_counts(media: bytes, frames: int) -> None:
-    """Raise ClipError unless an mp4 declares `frames` in its tables of durations and sizes.
+    """Raise MediaError unless an mp4 declares `frames` in its tables of durations and sizes.
 
     decord reserves memory for as many as are declared: billions of them end the process.
     """
     durations, sizes = media.find(b"stts"), media.find(b"stsz")
     if min(durations, sizes) < 0 or len(media) < max(durations, sizes) + 16:
-        raise ClipError("open", "it is no mp4 with tables of its frames")
+        raise MediaError("open", "it is no mp4 with tables of its frames")
     runs = int.from_bytes(media[durations + 8 : durations + 12], "big")
     table = media[durations + 12 : durations + 12 + 8 * min(runs, frames)]
     declared = sum(int.from_bytes(table[i : i + 4], "big") for i in range(0, len(table), 8))
     if not declared == int.from_bytes(media[sizes + 12 : sizes + 16], "big") == frames:
-        raise ClipError("short", f"its header does not declare {frames} frames")
+        raise MediaError("short", f"its header does not declare {frames} frames")
 
 
 def _other_size(width: int, height: int, size: int) -> str:
@@ -155,23 +156,34 @@ def decode_image(media: bytes, where: str, size: int | None = None) -> np.ndarra
     decoded, or hold a picture of another size or other colours.
     """
     try:
-        with Image.open(io.BytesIO(media)) as image:
-            reason = _unwanted(image, size)
-            pixels = np.empty(0) if reason else np.asarray(image)
+        pixels = (_jpeg if media.startswith(jpeg.MAGIC) else _png)(media, size)
+    except MediaError as error:
+        raise damaged(where, error.reason, error.kind) from None
     except PICTURE_ERRORS as error:
         reason = f"it cannot be decoded ({error})"
         kind = "open" if isinstance(error, UnidentifiedImageError) else "decode"
         raise damaged(where, reason, kind) from None
-    if reason:
-        raise damaged(where, reason, "open")
     return pixels[None, :, :, None] if pixels.ndim == 2 else pixels[None]
 
 
-def _unwanted(image: Image.Image, size: int | None) -> str | None:
-    """Say what is wrong with a picture by its header: a damaged one may claim huge dimensions."""
-    if size is not None and image.size != (size, size):
-        return _other_size(*image.size, size)
-    return None if image.mode in ("L", "RGB") else f"its mode is {image.mode}, not L or RGB"
+def _jpeg(media: bytes, size: int | None) -> np.ndarray:
+    height, width, space = jpeg.header(media)
+    _check_form((width, height), size, space, jpeg.COLOUR_SPACES)
+    return jpeg.decode(media, space)
+
+
+def _png(media: bytes, size: int | None) -> np.ndarray:
+    with Image.open(io.BytesIO(media)) as image:
+        _check_form(image.size, size, image.mode, ("L", "RGB"))
+        return np.asarray(image)
+
+
+def _check_form(form: tuple[int, int], size: int | None, mode: str, modes: Container[str]) -> None:
+    """Raise MediaError for a header that is not as packed: a damaged one may claim gigabytes."""
+    if size is not None and form != (size, size):
+        raise MediaError("open", _other_size(*form, size))
+    if mode not in modes:
+        raise MediaError("open", f"its pixels are {mode}, neither grey nor RGB")
 
 
 def to_channels(x_THWC: np.ndarray, channels: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image, ImageOps
 
+from agehpc.data import jpeg
 from agehpc.data.pieces import Settings, UnusableError
 
 EXIF_ORIENTATION = 0x0112
@@ -49,6 +50,8 @@ def png(image: Image.Image) -> bytes:
 def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format == "JPEG":
+                jpeg.check(data)
             yield image
     except DECODE_ERRORS as error:
         raise UnusableError("undecodable", str(error)) from None

@@ -118,9 +118,7 @@ class Samples(Dataset):
         if self.data.kind == "video":
             frames = self.reader.sample(shard, index).frames
             indices = clip_indices(self.data, frames, self.seed, position, domain)
-            x_THWC = decode_video(
-                media, indices, frames, where, self.data.size, self.data.decoder
-            )
+            x_THWC = decode_video(media, indices, frames, where, self.data.size, self.data.decoder)
         else:
             x_THWC = decode_image(media, where, self.data.size)
         return to_channels(x_THWC, self.data.channels or self.manifest.channels)

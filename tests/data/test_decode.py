@@ -1,4 +1,3 @@
-import io
 import os
 import shutil
 import subprocess
@@ -6,17 +5,21 @@ import sys
 import tarfile
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from agehpc.data import video
-from agehpc.data.decode import Reader, decode_image, decode_video, to_channels
+from agehpc.data.commands import main
+from agehpc.data.decode import Decoder, Reader, decode_video, to_channels
 from agehpc.data.index import index_name, read_index, scan
 from agehpc.data.shards import read_manifest
 from agehpc.errors import DataError
 from tests.data.samples import decode_pyav, ramp
+
+DECODERS = get_args(Decoder)
 
 
 @pytest.fixture
@@ -31,8 +34,9 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def test_pixels_equal_pyav_bit_for_bit(demo_shards: Path):
-    """On every packed clip, for ranges and strides, with and without the fast path."""
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_pixels_equal_a_sequential_decode_bit_for_bit(demo_shards: Path, decoder: Decoder):
+    """On every packed clip, for ranges and strides, with and without decord's fast path."""
     reader = Reader(demo_shards, read_manifest(demo_shards), "train")
     for index in range(8):
         media = reader.read(0, index)
@@ -41,17 +45,33 @@ def test_pixels_equal_pyav_bit_for_bit(demo_shards: Path):
         assert len(whole) == frames
         for indices in (np.arange(frames), np.array([3, 5, 7, 9]), np.array([17, 18]), [20, 2, 2]):
             for size in (64, None):
-                got = decode_video(media, np.asarray(indices), frames, "x", size)
+                got = decode_video(media, np.asarray(indices), frames, "x", size, decoder)
                 np.testing.assert_array_equal(got, whole[indices])
 
 
+def test_pixels_of_the_shared_data_are_equal_across_decoders(shared_data: Path, tmp_path: Path):
+    with tarfile.open(shared_data / "actions64.tar") as tar:
+        clips = [member for member in tar if member.name.endswith((".mp4", ".avi"))][::20]
+        tar.extractall(tmp_path / "clips", clips, filter="data")
+    assert main(["pack", str(tmp_path / "clips"), str(tmp_path / "shards")]) == 0
+    manifest = read_manifest(tmp_path / "shards")
+    reader = Reader(tmp_path / "shards", manifest, "train")
+    for index in range(manifest.splits["train"][0].samples):
+        media, frames = reader.read(0, index), reader.sample(0, index).frames
+        one, other = (
+            decode_video(media, np.arange(5, frames), frames, "x", 64, d) for d in DECODERS
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("size", [8, 16, 28, 32, 48, 96, 128])
-def test_every_width_is_read(size: int):
+def test_every_width_is_read(size: int, decoder: Decoder):
     """decord mistakes the padding of rows for channels at 16, 32, 48 and 96 pixels."""
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 256, (6, size, size, 3), dtype=np.uint8))
     media = video.encode(frames, Fraction(25), gop=4, crf=18)
-    got = decode_video(media, np.array([5, 1, 2]), 6, "x", size)
+    got = decode_video(media, np.array([5, 1, 2]), 6, "x", size, decoder)
     np.testing.assert_array_equal(got, decode_pyav(media)[[5, 1, 2]])
 
 
@@ -192,17 +212,6 @@ def test_files_are_closed_with_the_reader(demo_shards: Path):
     assert open_files() == before + 1
     del reader
     assert open_files() == before
-
-
-def test_images():
-    rgb_HWC = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    for pixels in (rgb_HWC, rgb_HWC[..., 0]):
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
-        got = decode_image(out.getvalue(), "x")
-        np.testing.assert_array_equal(got, pixels.reshape(1, 9, 7, -1))
-    with pytest.raises(DataError, match="here is damaged"):
-        decode_image(out.getvalue()[:40], "here")
 
 
 def test_grey_is_pillows():

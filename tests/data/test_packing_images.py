@@ -130,3 +130,19 @@ def test_a_class_that_is_held_out_is_validation_alone(images: Path):
         pack(images, "--hold-out", "d")
     with pytest.raises(UsageError, match="no class is left to train on"):
         pack(images, *(word for name in "abc" for word in ("--hold-out", name)))
+
+
+def test_jpegs_that_hide_damage_are_rejected(images: Path):
+    """Pillow decodes this one, whatever its size, with what is left of it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for name, size in (("same", 16), ("larger", 32), ("whole", 16)):
+        Image.fromarray(pixels).resize((size, size)).save(images / f"{name}.jpg")
+        data = bytearray((images / f"{name}.jpg").read_bytes())
+        middle = data.index(b"\xff\xda") + 100  # in the scan
+        if name != "whole":
+            data[middle : middle + 8] = bytes(8)
+            Image.open(io.BytesIO(data)).load()
+            (images / f"{name}.jpg").write_bytes(data)
+    manifest, packed = pack(images)
+    assert list(packed) == ["whole.jpg"]
+    assert manifest.rejects == {"undecodable": 2}
