@@ -11,7 +11,8 @@ COLOUR_SPACES = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}
 
 def header(data: bytes) -> tuple[int, int, str]:
     """Return height, width and colour space; ValueError where there is no JPEG."""
-    return simplejpeg.decode_jpeg_header(data)[:3]
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    return int(height), int(width), space
 
 
 def decode(data: bytes, space: str) -> np.ndarray:

@@ -4,6 +4,7 @@ H height, W width, C channels (RGB); pixels are uint8.
 """
 
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,20 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+
+# IndexError: PyAV, where a stream appears that the header did not announce.
+ERRORS = (FFmpegError, ValueError, IndexError)
+# swscale's fast paths darken by one grey level at each conversion, and differ between CPUs.
+EXACT = (
+    Interpolation.BILINEAR
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.BITEXACT
+)
+LONGEST_GAP = 600  # seconds between two frames
 
 
 class VideoError(Exception):
@@ -56,8 +70,10 @@ def encode(frames: list[np.ndarray], rate: Fraction, gop: int, crf: int) -> byte
             stream.codec_context.thread_count = 1
             stream.codec_context.time_base = 1 / rate
             stream.options = {"preset": "medium", "crf": str(crf), "x264-params": _x264(gop)}
+            reformatter = VideoReformatter()
             for number, rgb_HWC in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
+                rgb = av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
+                frame = reformatter.reformat(rgb, format="yuv420p", interpolation=EXACT, threads=1)
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -88,20 +104,50 @@ def _rate(data: bytes) -> tuple[Fraction, bool]:
         with av.open(io.BytesIO(data), "r") as container:
             stream = _stream(container)
             declared = stream.average_rate or stream.guessed_rate
-            stamps = [p.pts for p in container.demux(stream) if p.size]
+            stamps, end, cut = [], Fraction(0), False
+            for packet in container.demux():
+                if packet.size:
+                    end, cut = max(end, _end(packet)), packet.is_corrupt
+                    stamps += [packet.pts] if packet.stream is stream else []
+            _check_end(container, end, cut)
             base = stream.time_base
-    except (FFmpegError, ValueError) as error:
-        raise VideoError(str(error)) from None
+    except ERRORS as error:
+        raise VideoError(_reason(error)) from None
     times = sorted({stamp * base for stamp in stamps if stamp is not None and base is not None})
     if len(times) < len(stamps) or len(times) < 2:
         if not declared:
             raise VideoError("it has neither time stamps nor a frame rate")
         return declared, True
+    gap = max(later - earlier for earlier, later in itertools.pairwise(times))
+    if gap > LONGEST_GAP:  # a damaged stamp: at a rate asked for, a frame would repeat without end
+        raise VideoError(f"{float(gap):.0f} seconds lie between two of its frames")
     step = (times[-1] - times[0]) / (len(times) - 1)
     constant = max(abs(t - times[0] - i * step) for i, t in enumerate(times)) < step / 2
     if declared and abs(declared * step - 1) < 1e-3:
         return declared, constant
     return (1 / step).limit_denominator(1001), constant
+
+
+def _check_end(container: InputContainer, end: Fraction, cut: bool) -> None:
+    """Raise VideoError where a file was cut off: `end` is in seconds, `cut` of the last packet."""
+    if cut:
+        raise VideoError("it ends in the middle of a frame")
+    # Other formats show it themselves, have no length in their header, or lie in it (AVI).
+    if "matroska" not in container.format.name or container.duration is None:
+        return
+    declared = Fraction(container.duration, av.time_base)
+    if declared - end > max(Fraction(1, 2), declared / 50):
+        raise VideoError(f"it ends after {float(end):.1f} of {float(declared):.1f} seconds")
+
+
+def _end(packet: Packet) -> Fraction:
+    if packet.pts is None or packet.time_base is None:
+        return Fraction(0)
+    return (packet.pts + (packet.duration or 0)) * packet.time_base
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or "" if isinstance(error, FFmpegError) else str(error)
 
 
 def _resample(frames: Iterator[Frame], source: Fraction, rate: Fraction) -> Iterator[Frame]:
@@ -121,12 +167,14 @@ def _resample(frames: Iterator[Frame], source: Fraction, rate: Fraction) -> Iter
 
 
 def _frames(data: bytes, rate: Fraction) -> Iterator[Frame]:
+    reformatter = VideoReformatter()
     for number, (frame, pixel_aspect) in enumerate(_decoded(data)):
         turns = round(frame.rotation / 90)
         aspect = 1 / pixel_aspect if turns % 2 else pixel_aspect
         base = frame.time_base
         time = number / rate if frame.pts is None or base is None else frame.pts * base
-        yield Frame(np.rot90(frame.to_ndarray(format="rgb24"), turns), aspect, time)
+        rgb = reformatter.reformat(frame, format="rgb24", interpolation=EXACT, threads=1)
+        yield Frame(np.rot90(rgb.to_ndarray(), turns), aspect, time)
 
 
 def _decoded(data: bytes) -> Iterator[tuple[av.VideoFrame, Fraction]]:
@@ -141,13 +189,17 @@ def _decoded(data: bytes) -> Iterator[tuple[av.VideoFrame, Fraction]]:
                     raise VideoError(f"frame {count} is damaged")
                 yield frame, aspect
                 count += 1
-    except (FFmpegError, ValueError) as error:
-        raise VideoError(f"{error} after {count} frames") from None
+    except ERRORS as error:
+        raise VideoError(f"{_reason(error)} after {count} frames") from None
     if not count:
         raise VideoError("it has no frames")
 
 
 def _stream(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
+    # The best, not the first: that may be a cover picture.
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
         raise VideoError("it has no video stream")
-    return container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError("its codec is not known")
+    return stream
