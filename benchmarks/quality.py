@@ -30,9 +30,8 @@ from torch.nn import functional
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.check import check
-from agehpc.data.loader import train_batches, validation_batches
+from agehpc.data.loader import Batch, train_batches, validation_batches
 from agehpc.data.pixels import to_float
-from agehpc.data.samples import Batch
 from agehpc.data.shards import read_manifest
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.generate import reconstruct_main

@@ -71,6 +71,15 @@ class DataConfig(Section):
     """Decoding processes a rank; 0 decodes in the training process."""
     prefetch: Count = 2
     """Batches each worker keeps ready."""
+    buffer_mib: Count = 512
+    """Memory of a rank for what workers keep ready, in MiB: full, it holds fewer batches."""
+    deadline_s: Positive = 30.0
+    """Seconds that workers may spend on decoding one sample, in two attempts; after that it counts
+    as damaged. Without workers there is no deadline."""
+    max_bad_fraction: Fraction = 0.001
+    """Largest share of the samples read that may be damaged; beyond it the run stops."""
+    bad_allowance: Annotated[int, Field(ge=0)] = 3
+    """Damaged samples that are let pass whatever their share."""
     dataset_id: str | None = None
     """Identity of the shards; filled in from the manifest."""
     channels: int | None = None
@@ -277,7 +286,10 @@ class Config(Section):
 
 
 # What may differ between two starts of one run: where the shards lie and how they are read.
-_DATA_NOT_IDENTITY = {"shards", "decoder", "workers", "prefetch"}
+_DATA_NOT_IDENTITY = {
+    *("shards", "decoder", "workers", "prefetch", "buffer_mib"),
+    *("deadline_s", "max_bad_fraction", "bad_allowance"),
+}
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from typing import Literal
 
 from agehpc.errors import DataError
 
-Damage = Literal["crc", "open", "short", "decode"]
+Damage = Literal["crc", "open", "short", "decode", "timeout", "crash"]
 """How damage shows: bytes that are not those that were packed; no media as packed (its container,
-its size); another number of frames; a frame that does not decode."""
+its size); another number of frames; a frame that does not decode; decoding that does not end, or
+that ends the process."""
 
 
 class DamagedError(DataError):
     """A sample that cannot be used."""
 
     kind: Damage = "decode"
+    reason: str = ""
+    """The message without the sample's name and advice."""
 
 
 class MediaError(Exception):
@@ -31,6 +34,7 @@ def damaged(where: str, reason: str, kind: Damage) -> DamagedError:
     )
     # Not an argument: errors travel between processes, which keep the message and attributes.
     error.kind = kind
+    error.reason = reason
     return error
 
 

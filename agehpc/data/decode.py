@@ -105,7 +105,7 @@ def decode_video(
     low, high = int(indices.min()), int(indices.max())
     try:
         _check_counts(media, frames)
-        x_THWC = _decode_range(decoder)(media, low, high, frames, size)
+        x_THWC = load_decoder(decoder)(media, low, high, frames, size)
     except MediaError as error:
         raise damaged(where, error.reason, error.kind) from None
     height, width = x_THWC.shape[1:3]
@@ -115,8 +115,11 @@ def decode_video(
 
 
 @cache
-def _decode_range(decoder: Decoder) -> Callable[[bytes, int, int, int, int | None], np.ndarray]:
-    # Imported when first used: a machine may lack the library of the other one.
+def load_decoder(decoder: Decoder) -> Callable[[bytes, int, int, int, int | None], np.ndarray]:
+    """Return `decode_range` of a decoder's module; ConfigError where its library is missing.
+
+    Imported when first used: a machine may lack the library of the other one.
+    """
     try:
         if decoder == "pyav":
             from agehpc.data import by_pyav as module

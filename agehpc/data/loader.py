@@ -3,28 +3,37 @@
 What a batch holds is a pure function of (dataset id, seed, global position): workers and world
 size only share out the work. Unpaired data has an order for each of its domains: a position's two
 samples have nothing to do with each other, and each domain begins its next epoch on its own.
+
+B samples of a batch, C channels, T frames, H height, W width.
 """
 
-import atexit
 import itertools
-import os
-import signal
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from agehpc.config.schema import DataConfig
-from agehpc.data.samples import Batch, Samples
+from agehpc.data.feed import Ahead, Feed, Here
+from agehpc.data.pool import Figures
+from agehpc.data.quarantine import Places, Quarantine
+from agehpc.data.samples import Samples
 from agehpc.data.shards import Split, read_manifest
-from agehpc.data.workers import immune
-from agehpc.errors import DataError
 
-# A training process answers them by saving, for which its workers must live.
-_JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+
+@dataclass
+class Batch:
+    """Samples and where they come from."""
+
+    pixels: torch.Tensor
+    """uint8, BCTHW for video, BCHW for images; page-locked where there is a GPU."""
+    labels: torch.Tensor
+    """int64 [B]: index into the manifest's classes, -1 without a class."""
+    positions: torch.Tensor
+    """int64 [B]: global sample position in training, index in the split otherwise."""
+    second: torch.Tensor | None = None
+    """uint8 like `pixels`: of pairs the input image, with its own number of channels; of unpaired
+    data a sample of the second domain (`pixels` is then of the first); else None."""
 
 
 def train_batches(
@@ -37,38 +46,40 @@ def train_batches(
     accumulation: int,
     rank: int,
     world_size: int,
+    quarantine: Quarantine | None = None,
+    figures: Figures | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's micro-batches of M samples without end, `accumulation` an optimizer step.
 
     The step whose first global position is c (start, start + G, ...) gives micro-batch k of rank r
     the positions c + k*M*W + r*M + [0, M) with W ranks and G = M*W*accumulation. `data` comes from
-    :func:`agehpc.data.check.check`. Close the iterator to end its workers. Raises DataError at the
-    batch that holds a damaged sample.
+    :func:`agehpc.data.check.check`. Close the iterator to end its workers.
+
+    With a quarantine a damaged sample is told to it and replaced: by another of its shard, drawn
+    by its position; DataError once there are too many. Without one: DamagedError at its batch.
+    `figures` count what decoding does.
     """
     assert global_batch == micro_batch * world_size * accumulation
     assert 0 <= rank < world_size
     # Micro-batches follow each other a world's width apart, within a step and across steps.
     positions = _Positions(start + rank * micro_batch, micro_batch, world_size * micro_batch)
-    loader = DataLoader(
-        Samples(data, read_manifest(data.shards), "train", seed),
-        batch_size=None,
-        sampler=positions,
-        collate_fn=_as_it_is,
-        num_workers=data.workers,
-        prefetch_factor=data.prefetch if data.workers else None,
-        multiprocessing_context="spawn" if data.workers else None,
-        worker_init_fn=_worker_start if data.workers else None,
-        pin_memory=torch.cuda.is_available(),
-        # DataLoader draws a seed that nothing here uses: not from the run's own generator.
-        generator=torch.Generator(),
-    )
-    with immune(_JOB_SIGNALS):
-        batches = iter(loader)
-    for batch in batches:
-        # An exception from a worker would arrive wrapped in its traceback: errors travel as values.
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    samples = Samples(data, read_manifest(data.shards), "train", seed)
+    samples.prepare()
+    places = Places(samples, quarantine)
+    figures = Figures() if figures is None else figures
+    feed: Feed
+    if data.workers:
+        keys = ((p, d) for batch in positions for p in batch for d in range(places.domains))
+        feed = Ahead(samples, places, keys, micro_batch * places.domains, figures)
+    else:
+        feed = Here(samples, places, figures)
+    try:
+        for batch in positions:
+            loaded = _load(feed, samples, batch)
+            feed.refill()
+            yield loaded
+    finally:
+        feed.close()
 
 
 def validation_batches(
@@ -77,27 +88,64 @@ def validation_batches(
     """Yield a split once, in its own order, at most `limit` samples; the last batch may be short.
 
     Deterministic: first stride, centred clip, no augmentation. Decodes in this process. Unpaired
-    data ends with its smaller domain: no sample comes twice. Raises DataError at the first damaged
-    sample.
+    data ends with its smaller domain: no sample comes twice. DamagedError at the first damaged
+    sample: figures of fewer or other samples would not compare.
     """
     samples = Samples(data, read_manifest(data.shards), split, None)
-    total = len(samples) if limit is None else min(len(samples), limit)
+    places = Places(samples)
+    feed = Here(samples, places, Figures())
+    total = len(places) if limit is None else min(len(places), limit)
     for first in range(0, total, batch):
-        loaded = samples[range(first, min(first + batch, total))]
-        if isinstance(loaded, DataError):
-            raise loaded
-        yield loaded
+        yield _load(feed, samples, range(first, min(first + batch, total)))
 
 
-def samples_at(data: DataConfig, *, split: Split, positions: Sequence[int]) -> Batch:
+def samples_at(
+    data: DataConfig,
+    *,
+    split: Split,
+    positions: Sequence[int],
+    quarantine: Quarantine | None = None,
+) -> Batch:
     """Read samples by their index in a split, as :func:`validation_batches` gives them.
 
-    Raises DataError at the first damaged sample.
+    DamagedError at the first damaged sample; with a quarantine, it is replaced.
     """
-    loaded = Samples(data, read_manifest(data.shards), split, None)[positions]
-    if isinstance(loaded, DataError):
-        raise loaded
-    return loaded
+    samples = Samples(data, read_manifest(data.shards), split, None)
+    return _load(Here(samples, Places(samples, quarantine), Figures()), samples, positions)
+
+
+def _load(feed: Feed, samples: Samples, positions: Sequence[int]) -> Batch:
+    data = samples.data
+    x_BCTHW = _empty((len(positions), *samples.shape))
+    second_BCTHW = None
+    if data.pairing != "none":
+        shape = samples.input_shape if data.pairing == "paired" else samples.shape
+        second_BCTHW = _empty((len(positions), *shape))
+    x_BN = x_BCTHW.numpy().reshape(len(positions), -1)
+    second_BN = None if second_BCTHW is None else second_BCTHW.numpy().reshape(len(positions), -1)
+    labels = torch.empty(len(positions), dtype=torch.int64)
+    for i, position in enumerate(positions):
+        pixels_N, labels[i] = feed.sample(position, 0)
+        x_BN[i] = pixels_N[: x_BN.shape[1]]
+        if second_BN is not None:
+            if data.pairing == "paired":
+                second_BN[i] = pixels_N[x_BN.shape[1] :]
+            else:
+                second_BN[i] = feed.sample(position, 1).pixels_N
+    return Batch(
+        _without_time(x_BCTHW, data),
+        labels,
+        torch.tensor(list(positions), dtype=torch.int64),
+        None if second_BCTHW is None else _without_time(second_BCTHW, data),
+    )
+
+
+def _empty(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+
+
+def _without_time(x_BCTHW: torch.Tensor, data: DataConfig) -> torch.Tensor:
+    return x_BCTHW if data.kind == "video" else x_BCTHW[:, :, 0]
 
 
 @dataclass(frozen=True)
@@ -111,21 +159,3 @@ class _Positions:
     def __iter__(self) -> Iterator[range]:
         for first in itertools.count(self.first, self.step):
             yield range(first, first + self.length)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _worker_start(worker: int) -> None:
-    # Batches are sent by a thread: where it is inside torch when the interpreter ends, C++ aborts.
-    atexit.register(os._exit, 0)
-    threading.Thread(target=_obey_parent, daemon=True).start()
-
-
-def _obey_parent() -> None:
-    """End the worker when SIGTERM comes from its parent, not from the job's launcher."""
-    parent = os.getppid()
-    while True:
-        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
-            os._exit(0)

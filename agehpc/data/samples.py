@@ -1,55 +1,37 @@
-"""Positions to batches: which samples, decoded, augmented and stacked.
+"""One sample at a time: read, decoded, augmented, and laid out as batches hold it.
 
-B samples of a batch, C channels, T frames, H height, W width.
+C channels, T frames, H height, W width, N bytes. Decoding processes import this: no torch here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.augment import augment, augment_pair
 from agehpc.data.clips import clip_indices
-from agehpc.data.decode import Reader, decode_image, decode_video, to_channels
+from agehpc.data.damage import damaged
+from agehpc.data.decode import Reader, decode_image, decode_video, load_decoder, to_channels
 from agehpc.data.shards import Manifest, Split
-from agehpc.data.stream import Stream
-from agehpc.errors import DataError
 
-SECOND = " second"  # the purpose of the second domain's draws: they are its own
+DOMAINS = ("", " second")  # purposes of a domain's draws: the second has its own
 
 
-@dataclass
-class Batch:
-    """Samples and where they come from."""
+class Unit(NamedTuple):
+    """One sample to load: for which position and domain (0, of unpaired data 1 too), from where."""
 
-    pixels: torch.Tensor
-    """uint8, BCTHW for video, BCHW for images."""
-    labels: torch.Tensor
-    """int64 [B]: index into the manifest's classes, -1 without a class."""
-    positions: torch.Tensor
-    """int64 [B]: global sample position in training, index in the split otherwise."""
-    second: torch.Tensor | None = None
-    """uint8 like `pixels`: of pairs the input image, with its own number of channels; of unpaired
-    data a sample of the second domain (`pixels` is then of the first); else None."""
-
-    def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory (called by DataLoader)."""
-        return Batch(
-            self.pixels.pin_memory(),
-            self.labels.pin_memory(),
-            self.positions.pin_memory(),
-            None if self.second is None else self.second.pin_memory(),
-        )
+    position: int
+    domain: int
+    shard: int
+    index: int
 
 
-class Samples(Dataset):
-    """Maps a list of positions to a Batch, or to the DataError that it met.
+class Samples:
+    """Loads the samples of a split.
 
-    `data` comes from :func:`agehpc.data.check.check`. Without a seed: in the split's own order,
-    first stride, centred clip, no augmentation.
+    `data` comes from :func:`agehpc.data.check.check`. Without a seed: first stride, centred clip,
+    no augmentation. Pickled, it opens the shards again where it is used.
     """
 
     def __init__(
@@ -59,77 +41,90 @@ class Samples(Dataset):
         self.manifest = manifest
         self.split: Split = split
         self.seed = seed
-        domains: tuple[str | None, ...] = (None,)
-        if data.pairing == "unpaired":
-            assert data.domains is not None, "check fills them in"
-            domains = data.domains
-        self.streams = [Stream(data, manifest, split, seed, domain) for domain in domains]
+        self.channels = data.channels or manifest.channels
         self._reader: Reader | None = None
 
-    def __len__(self) -> int:
-        """Return the samples that can be had without repeating one: of the smaller domain."""
-        return min(map(len, self.streams))
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """CTHW of a sample."""
+        return self.channels, self.data.frames, self.data.size, self.data.size
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """CTHW of the input image of a pair."""
+        assert self.data.input_channels is not None, "check fills it in"
+        return self.data.input_channels, 1, self.data.size, self.data.size
+
+    @property
+    def bytes(self) -> int:
+        """The bytes N of what `load` writes: of pairs the target, then the input image."""
+        paired = self.data.pairing == "paired"
+        return int(np.prod(self.shape)) + (int(np.prod(self.input_shape)) if paired else 0)
 
     @property
     def reader(self) -> Reader:
         """The open shards of this process."""
-        # Made in the process that uses it: open files do not travel to workers.
+        # Made in the process that uses it: open files do not travel.
         if self._reader is None:
             self._reader = Reader(self.data.shards, self.manifest, self.split)
         return self._reader
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch | DataError:
-        try:
-            loaded = [self._load(position) for position in positions]
-        except DataError as error:
-            return error
-        firsts, seconds, labels = zip(*loaded, strict=True)
-        return Batch(
-            self._stack(firsts),
-            torch.tensor(labels, dtype=torch.int64),
-            torch.tensor(list(positions), dtype=torch.int64),
-            None if self.data.pairing == "none" else self._stack(seconds),
-        )
+    def prepare(self) -> None:
+        """Load the decoder, which takes a while; ConfigError where it is missing."""
+        if self.data.kind == "video":
+            load_decoder(self.data.decoder)
 
-    def _stack(self, samples_THWC: Sequence[np.ndarray]) -> torch.Tensor:
-        x_BCTHW = np.ascontiguousarray(np.stack(samples_THWC).transpose(0, 4, 1, 2, 3))
-        return torch.from_numpy(x_BCTHW if self.data.kind == "video" else x_BCTHW[:, :, 0])
+    def load(self, unit: Unit, out_N: np.ndarray, begin: Callable[[], None] | None = None) -> int:
+        """Write the pixels of a sample, CTHW uint8, into `out_N` and return its label.
 
-    def _load(self, position: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-        shard, index = self.streams[0].place(position)
-        label = self.reader.sample(shard, index).label
-        x_THWC = self._decode(shard, index, position, "")
-        if self.data.pairing == "paired":
-            input_THWC = self._decode_input(shard, index)
+        `begin` is called between reading and decoding. DamagedError for a sample that cannot be
+        used, DataError for a shard.
+        """
+        media = self._read(self.reader.read, unit)
+        paired = self.data.pairing == "paired"
+        input_media = self._read(self.reader.read_input, unit) if paired else b""
+        if begin is not None:
+            begin()
+        x_THWC = self._decode(media, unit)
+        length = x_THWC.size
+        if paired:
+            input_THWC = self._decode_input(input_media, unit)
             if self.seed is not None:
                 x_THWC, input_THWC = augment_pair(
-                    x_THWC, input_THWC, self.data, self.seed, position
+                    x_THWC, input_THWC, self.data, self.seed, unit.position
                 )
-            return x_THWC, input_THWC, label
-        x_THWC = self._augment(x_THWC, position, "")
-        if self.data.pairing == "none":
-            return x_THWC, None, label
-        other_THWC = self._decode(*self.streams[1].place(position), position, SECOND)
-        return x_THWC, self._augment(other_THWC, position, SECOND), label
+            _write(out_N[length:], input_THWC)
+        elif self.seed is not None:
+            x_THWC = augment(x_THWC, self.data, self.seed, unit.position, DOMAINS[unit.domain])
+        _write(out_N[:length], x_THWC)
+        return self.reader.sample(unit.shard, unit.index).label
 
-    def _decode(self, shard: int, index: int, position: int, domain: str) -> np.ndarray:
-        media = self.reader.read(shard, index)
-        where = self.reader.where(shard, index)
-        if self.data.kind == "video":
-            frames = self.reader.sample(shard, index).frames
-            indices = clip_indices(self.data, frames, self.seed, position, domain)
-            x_THWC = decode_video(media, indices, frames, where, self.data.size, self.data.decoder)
+    def where(self, unit: Unit) -> str:
+        """Return a sample's name for messages."""
+        return self.reader.where(unit.shard, unit.index)
+
+    def _read(self, read: Callable[[int, int], bytes], unit: Unit) -> bytes:
+        try:
+            return read(unit.shard, unit.index)
+        except OSError as error:
+            reason = f"it cannot be read ({error.strerror or error})"
+            raise damaged(self.where(unit), reason, "open") from None
+
+    def _decode(self, media: bytes, unit: Unit) -> np.ndarray:
+        data, where = self.data, self.where(unit)
+        if data.kind == "video":
+            frames = self.reader.sample(unit.shard, unit.index).frames
+            indices = clip_indices(data, frames, self.seed, unit.position, DOMAINS[unit.domain])
+            x_THWC = decode_video(media, indices, frames, where, data.size, data.decoder)
         else:
-            x_THWC = decode_image(media, where, self.data.size)
-        return to_channels(x_THWC, self.data.channels or self.manifest.channels)
+            x_THWC = decode_image(media, where, data.size)
+        return to_channels(x_THWC, self.channels)
 
-    def _decode_input(self, shard: int, index: int) -> np.ndarray:
-        media = self.reader.read_input(shard, index)
-        x_THWC = decode_image(media, self.reader.where(shard, index), self.data.size)
-        assert self.data.input_channels is not None, "check fills it in"
-        return to_channels(x_THWC, self.data.input_channels)
+    def _decode_input(self, media: bytes, unit: Unit) -> np.ndarray:
+        x_THWC = decode_image(media, self.where(unit), self.data.size)
+        return to_channels(x_THWC, self.input_shape[0])
 
-    def _augment(self, x_THWC: np.ndarray, position: int, domain: str) -> np.ndarray:
-        if self.seed is None:
-            return x_THWC
-        return augment(x_THWC, self.data, self.seed, position, domain)
+
+def _write(out_N: np.ndarray, x_THWC: np.ndarray) -> None:
+    x_CTHW = x_THWC.transpose(3, 0, 1, 2)
+    out_N.reshape(x_CTHW.shape)[...] = x_CTHW

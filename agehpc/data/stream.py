@@ -47,6 +47,15 @@ class Stream:
             index = position - int(self._ends[shard]) + self._order.samples[shard]
         return shard, index if self._kept is None else int(self._kept[shard][index])
 
+    @property
+    def shards(self) -> int:
+        """How many shards it reads from."""
+        return len(self._order.samples)
+
+    def inside(self, shard: int) -> np.ndarray:
+        """Return the indices of its samples in a shard."""
+        return np.arange(self._order.samples[shard]) if self._kept is None else self._kept[shard]
+
 
 def _of_class(directory: str, manifest: Manifest, split: Split, name: str) -> list[np.ndarray]:
     """Return the indices of the samples of a class in each shard."""
