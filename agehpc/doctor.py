@@ -257,12 +257,12 @@ def _folder(name: str, folder: Path) -> Row:
 
 
 def shared_memory() -> list[Row]:
-    """/dev/shm, through which data workers hand over batches and ranks of a node talk."""
+    """/dev/shm, through which ranks of a node talk."""
     folder = Path("/dev/shm")
     size = shutil.disk_usage(folder).total if folder.is_dir() else 0
     text = f"/dev/shm holds {size / GIB:.1f} GiB"
     if size < LEAST_SHARED_MEMORY:
-        fix = "start the container with --shm-size=8g or --ipc=host, or use --data.workers 0"
+        fix = "start the container with --shm-size=8g or --ipc=host"
         return [Row("shared memory", "warn", text, fix)]
     return [Row("shared memory", "ok", text)]
 

@@ -48,7 +48,7 @@ class Here:
 
     def __init__(self, samples: Samples, places: Places, figures: Figures) -> None:
         self._samples, self._places, self._figures = samples, places, figures
-        self._out_N = np.empty(samples.bytes, np.uint8)
+        self._out_N = np.empty(samples.nbytes, np.uint8)
 
     def sample(self, position: int, domain: int) -> Loaded:
         """Return a sample."""
@@ -110,10 +110,10 @@ class Ahead:
     ) -> None:
         data = samples.data
         self._samples, self._places, self._order = samples, places, order
-        room = data.buffer_mib * MIB // samples.bytes
+        room = data.buffer_mib * MIB // samples.nbytes
         if not room:
             raise ConfigError(
-                f"a sample takes {samples.bytes / MIB:.1f} MiB, more than --data.buffer-mib "
+                f"a sample takes {samples.nbytes / MIB:.1f} MiB, more than --data.buffer-mib "
                 f"{data.buffer_mib}; raise it"
             )
         slots = min(data.prefetch * data.workers * batch, QUEUE * data.workers, room)

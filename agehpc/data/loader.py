@@ -83,35 +83,35 @@ def train_batches(
 
 
 def validation_batches(
-    data: DataConfig, *, split: Split = "validation", batch: int, limit: int | None
+    data: DataConfig,
+    *,
+    split: Split = "validation",
+    batch: int,
+    limit: int | None,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[Batch]:
     """Yield a split once, in its own order, at most `limit` samples; the last batch may be short.
 
     Deterministic: first stride, centred clip, no augmentation. Decodes in this process. Unpaired
     data ends with its smaller domain: no sample comes twice. DamagedError at the first damaged
-    sample: figures of fewer or other samples would not compare.
+    sample: figures of fewer or other samples would not compare. With a quarantine, for pictures,
+    it is replaced.
     """
     samples = Samples(data, read_manifest(data.shards), split, None)
-    places = Places(samples)
+    places = Places(samples, quarantine)
     feed = Here(samples, places, Figures())
     total = len(places) if limit is None else min(len(places), limit)
     for first in range(0, total, batch):
         yield _load(feed, samples, range(first, min(first + batch, total)))
 
 
-def samples_at(
-    data: DataConfig,
-    *,
-    split: Split,
-    positions: Sequence[int],
-    quarantine: Quarantine | None = None,
-) -> Batch:
+def samples_at(data: DataConfig, *, split: Split, positions: Sequence[int]) -> Batch:
     """Read samples by their index in a split, as :func:`validation_batches` gives them.
 
-    DamagedError at the first damaged sample; with a quarantine, it is replaced.
+    DamagedError at the first damaged sample.
     """
     samples = Samples(data, read_manifest(data.shards), split, None)
-    return _load(Here(samples, Places(samples, quarantine), Figures()), samples, positions)
+    return _load(Here(samples, Places(samples), Figures()), samples, positions)
 
 
 def _load(feed: Feed, samples: Samples, positions: Sequence[int]) -> Batch:

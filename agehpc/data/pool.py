@@ -62,7 +62,8 @@ class _Task:
     attempts: int = 0
 
     def plain(self) -> pool_worker.Task:
-        return (*self.unit, self.slot)
+        position, domain, shard, index = self.unit
+        return position, domain, shard, index, self.slot
 
 
 @dataclass
@@ -101,8 +102,8 @@ class Pool:
     ) -> None:
         assert 0 < slots <= QUEUE * workers
         self._samples, self._deadline_s, self._figures = samples, deadline_s, figures
-        self._memory = SharedBytes(workers * CLOCK.itemsize + slots * samples.bytes)
-        self._clocks, self.slots_SN = pool_worker.slots(self._memory, workers, samples.bytes)
+        self._memory = SharedBytes(workers * CLOCK.itemsize + slots * samples.nbytes)
+        self._clocks, self.slots_SN = pool_worker.slots(self._memory, workers, samples.nbytes)
         # Before multiprocessing's own farewell, which waits for children that may hang.
         atexit.register(self.close)
         self._workers: list[_Worker] = []
@@ -203,7 +204,7 @@ class Pool:
         The rest of its queue goes on, and so does a sample that may have a second attempt.
         """
         worker = self._workers[number]
-        code = _bury(worker)
+        code = _wait_for(worker.process)
         if not worker.ready:
             raise DataError(
                 f"a decoding process ended ({_ending(code)}) before it was ready: what it printed "
@@ -221,10 +222,11 @@ class Pool:
             else:
                 queue.popleft()
                 given_up.append(self._given_up(task, worker.late is not None, code))
-        self._workers[number] = self._start(number)
-        self._workers[number].queue = queue
-        self._workers[number].unsent = list(queue)
-        self._workers[number].send()
+        successor = self._start(number)
+        successor.queue, successor.unsent = queue, list(queue)
+        successor.send()
+        self._workers[number] = successor
+        _bury(worker)
         return given_up
 
     def _given_up(self, task: _Task, late: bool, code: int) -> Result:
@@ -234,13 +236,12 @@ class Pool:
         return Result(task.unit, task.slot, -1, "crash", f"its decoding ended in {_ending(code)}")
 
 
-def _bury(worker: _Worker) -> int:
-    """Forget a dead or dying process; return how it ended."""
-    code = _wait_for(worker.process)
+def _bury(worker: _Worker) -> None:
+    """Let go of what belongs to a dead or dying process."""
+    _wait_for(worker.process)
     worker.tasks.close()
     worker.replies.close()
     worker.process.close()
-    return code
 
 
 def _wait_for(process: SpawnProcess) -> int:

@@ -5,6 +5,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def run(
     threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
     # What a damaged clip brings down leaves no core file of gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    clocks, slots_SN = slots(memory, workers, samples.bytes)
+    clocks, slots_SN = slots(memory, workers, samples.nbytes)
 
     def begin() -> None:
         clocks[number] = time.monotonic()
@@ -70,7 +71,7 @@ def run(
         return
 
 
-def _load(samples: Samples, unit: Unit, out_N: np.ndarray, begin) -> Reply:
+def _load(samples: Samples, unit: Unit, out_N: np.ndarray, begin: Callable[[], None]) -> Reply:
     start = time.monotonic()
     try:
         label = samples.load(unit, out_N, begin)

@@ -4,7 +4,7 @@ C channels, T frames, H height, W width, N bytes. Decoding processes import this
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Samples:
     """Loads the samples of a split.
 
     `data` comes from :func:`agehpc.data.check.check`. Without a seed: first stride, centred clip,
-    no augmentation. Pickled, it opens the shards again where it is used.
+    no augmentation. It may be sent to other processes.
     """
 
     def __init__(
@@ -43,6 +43,10 @@ class Samples:
         self.seed = seed
         self.channels = data.channels or manifest.channels
         self._reader: Reader | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files do not travel: the process that loads opens the shards itself.
+        return self.__dict__ | {"_reader": None}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -56,7 +60,7 @@ class Samples:
         return self.data.input_channels, 1, self.data.size, self.data.size
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """The bytes N of what `load` writes: of pairs the target, then the input image."""
         paired = self.data.pairing == "paired"
         return int(np.prod(self.shape)) + (int(np.prod(self.input_shape)) if paired else 0)
@@ -64,7 +68,6 @@ class Samples:
     @property
     def reader(self) -> Reader:
         """The open shards of this process."""
-        # Made in the process that uses it: open files do not travel.
         if self._reader is None:
             self._reader = Reader(self.data.shards, self.manifest, self.split)
         return self._reader

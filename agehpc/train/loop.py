@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from agehpc.cluster.signals import Reason, StopFlag, agree
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
-from agehpc.data.loader import Batch, train_batches
+from agehpc.data.quarantine import Fault, Quarantine
 from agehpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESTART, DivergedError
 from agehpc.models.ema import Ema, decay
 from agehpc.observe.console import Console, Status
@@ -24,9 +23,9 @@ from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
 from agehpc.train import checkpoint as checkpointing
 from agehpc.train.engines import Engine
-from agehpc.train.micro import to_micro
+from agehpc.train.intake import Intake
 from agehpc.train.progress import Progress, is_due
-from agehpc.train.recorder import Recorder
+from agehpc.train.recorder import Recorder, known_faults
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
@@ -91,30 +90,35 @@ class Trainer:
         self.speaks = ranks.env.rank == 0
         self.snapshot: Snapshot | None = None
         self.recorder: Recorder | None = None
+        self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
         together(self._open_rank0)
         self.meter = Meter()
+        self.intake = Intake(
+            config,
+            plan,
+            ranks,
+            self.system,
+            self.quarantine,
+            self.progress.samples_read,
+            self.meter,
+            self._record_faults,
+        )
         self.started = time.monotonic()
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def _open_rank0(self) -> None:
-        self.snapshot = Snapshot(self.config, self.plan, self.ranks.device)
+        self.snapshot = Snapshot(self.config, self.plan, self.ranks.device, self.quarantine)
         self.recorder = Recorder(self.run, self.config, self.progress.step)
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
         total = self.plan.samples
-        batches = self._batches()
         self.started = time.monotonic()
         try:
             with StopFlag() as flag:
                 while self.progress.samples_seen < total:
                     before = self.progress
-                    self._step(
-                        [
-                            [self._next(batches) for _ in range(self.plan.accumulation)]
-                            for _ in range(self.plan.batches)
-                        ]
-                    )
+                    self._step(self.intake.step(before))
                     if self._seconds_left() <= 0:
                         flag.request("minutes")
                     reason = agree(flag)
@@ -125,7 +129,7 @@ class Trainer:
                     if done:
                         return EXIT_DONE
         finally:
-            batches.close()  # ends its workers
+            self.intake.close()
             if self.recorder is not None:
                 self.recorder.close()
         return EXIT_DONE
@@ -177,6 +181,7 @@ class Trainer:
         means = mean_over_ranks({n: float(total) / c for n, (total, c) in self.sums.items()})
         self.sums = {}
         rates = self.meter.tick()
+        data = self.intake.tick(self.progress)
         wrong = sorted(name for name, value in means.items() if not math.isfinite(value))
         if wrong:
             error = DivergedError(
@@ -189,7 +194,7 @@ class Trainer:
 
         def write() -> None:
             assert self.recorder is not None
-            self.recorder.metrics(self.progress, means, rates, self.ranks.device)
+            self.recorder.metrics(self.progress, means, rates, data, self.ranks.device)
 
         together(write)  # on a full disk every rank ends, and says so once
         self.console.tick(
@@ -244,30 +249,11 @@ class Trainer:
         )
         self.console.say(f"saved {path}")
 
-    def _batches(self) -> Generator[Batch, None, None]:
-        env = self.ranks.env
-        return train_batches(
-            self.config.data,
-            self.config.run.seed,
-            start=self.progress.samples_read,
-            global_batch=self.plan.global_batch,
-            micro_batch=self.plan.micro_batch,
-            accumulation=self.plan.accumulation,
-            rank=env.rank,
-            world_size=env.world_size,
-        )
-
-    def _next(self, batches: Iterator[Batch]) -> Micro:
-        with self.meter.waiting():
-            batch = next(batches)
-        return to_micro(
-            batch,
-            self.system,
-            self.ranks.device,
-            seed=self.config.run.seed,
-            samples_seen=self.progress.samples_seen,
-            step=self.progress.step,
-        )
+    def _record_faults(self, faults: list[Fault]) -> None:
+        assert self.recorder is not None
+        self.recorder.quarantine(faults)
+        for fault in faults:
+            self.console.say(f"another sample is read in the place of {fault}")
 
     def _seconds_left(self) -> float:
         """Seconds until this start has trained as long as it may."""

@@ -1,21 +1,40 @@
 """What rank 0 writes down during a run: metrics, evaluations, pictures."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from agehpc.config.schema import Config
+from agehpc.data.quarantine import Fault
+from agehpc.data.shards import first_fault
+from agehpc.errors import RunError
+from agehpc.observe import metrics
 from agehpc.observe.metrics import MetricsLog
 from agehpc.observe.throughput import Rates
 from agehpc.train.progress import Progress
 
 WALL_CLOCK = frozenset(
     {"time", "wall_s", "samples_per_s", "s_per_kimg", "wait_share", "tick_s", "sample_s", "save_s"}
-    | {"memory_gib"}
+    | {"memory_gib", "decode_ms", "decode_per_s", "retries"}
 )
 """Columns of metrics.jsonl and evaluations.jsonl that differ between equal runs."""
+
+QUARANTINE = "quarantine.jsonl"
+
+
+def known_faults(run: Path) -> list[Fault]:
+    """Return the samples that earlier starts of a run could not use; RunError for a bad file."""
+    path = run / QUARANTINE
+    try:
+        return [Fault.model_validate(row) for row in metrics.read(path)] if path.exists() else []
+    except ValidationError as error:
+        raise RunError(
+            f"{path} holds a row that is no record of a sample ({first_fault(error)}); delete the "
+            "file: damaged samples are then found anew"
+        ) from None
 
 
 class Recorder:
@@ -33,6 +52,8 @@ class Recorder:
         self._evaluations = MetricsLog(run / "evaluations.jsonl")
         for log in (self._metrics, self._evaluations):
             log.cut_back(step)
+        # Never cut back: what was found after a checkpoint is skipped at once the second time.
+        self._quarantine = MetricsLog(run / QUARANTINE)
         self._board = None
         if config.observe.tensorboard:
             from agehpc.observe.tensorboard import TensorBoard
@@ -48,19 +69,27 @@ class Recorder:
         progress: Progress,
         means: Mapping[str, float],
         rates: Rates,
+        data: Mapping[str, float],
         device: torch.device,
     ) -> None:
-        """Append a tick."""
+        """Append a tick; `data` holds the figures of decoding."""
         row = {
             "kimg": progress.kimg,
             "step": progress.step,
             **means,
             **rates.row(),
+            **data,
             "memory_gib": peak_memory_gib(device),
         }
         self._metrics.append(row | self._clock())
         if self._board is not None:
             self._board.scalars(progress.step, {k: v for k, v in row.items() if k != "step"})
+
+    def quarantine(self, faults: Iterable[Fault]) -> None:
+        """Append samples that cannot be used, and force them to the disk."""
+        for fault in faults:
+            self._quarantine.append(fault.model_dump())
+        self._quarantine.sync()
 
     def evaluation(
         self, progress: Progress, metric: str, value: float, count: int, split: str
@@ -103,6 +132,7 @@ class Recorder:
         """Close the files."""
         self._metrics.close()
         self._evaluations.close()
+        self._quarantine.close()
         if self._board is not None:
             self._board.close()
 

@@ -3,6 +3,8 @@
 Rank 0 alone owns one; nothing in it is collective.
 """
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.loader import Batch, train_batches, validation_batches
+from agehpc.data.quarantine import Quarantine
 from agehpc.data.shards import Split, read_manifest
 from agehpc.evaluate.reconstruction import psnr
 from agehpc.observe import grids
@@ -32,10 +35,14 @@ class Snapshot:
         config: the run's, data filled in.
         plan: for the batch size that statistics are taken over.
         device: where it computes.
+        quarantine: bad samples that the run knows of.
     """
 
-    def __init__(self, config: Config, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, plan: Plan, device: torch.device, quarantine: Quarantine
+    ) -> None:
         self.config = config
+        self._quarantine = quarantine
         self.model = Model(config, device)
         manifest = read_manifest(config.data.shards)
         self.fps = (manifest.fps or 1.0) / config.data.strides[0]
@@ -51,7 +58,11 @@ class Snapshot:
         rest = self.config.observe.grid - sum(len(part.pixels) for part in parts)
         if rest > 0:
             data = self.config.data
-            seen = list(validation_batches(data, split="train", batch=rest, limit=rest))
+            # Its positions are not those of the training order: bad samples are its own affair.
+            aside = Quarantine(data)
+            seen = list(
+                validation_batches(data, split="train", batch=rest, limit=rest, quarantine=aside)
+            )
             for part in seen:
                 part.positions += unseen  # keys of the noise: another for each column
             parts += seen
@@ -61,7 +72,7 @@ class Snapshot:
         """The first samples of the training order, the same at any time."""
         batch = min(plan.global_batch, CALIBRATION_BATCH[self.config.data.kind])
         stream = train_batches(
-            self.config.data.model_copy(update={"workers": 0}),
+            self.config.data.model_copy(update={"workers": min(1, self.config.data.workers)}),
             self.config.run.seed,
             start=0,
             global_batch=batch,
@@ -69,10 +80,11 @@ class Snapshot:
             accumulation=1,
             rank=0,
             world_size=1,
+            quarantine=self._quarantine,
         )
-        return [
-            next(stream) for _ in range(max(1, CALIBRATION_SAMPLES[self.config.data.kind] // batch))
-        ]
+        count = max(1, CALIBRATION_SAMPLES[self.config.data.kind] // batch)
+        with contextlib.closing(stream):
+            return list(itertools.islice(stream, count))
 
     def _validation(self, batch: int, limit: int) -> Iterator[Batch]:
         return validation_batches(self.config.data, split=self.split, batch=batch, limit=limit)
