@@ -63,8 +63,8 @@ class DataConfig(Section):
     `--pairs`), or a sample of another class of the shards (the second domain)."""
     domains: tuple[str, str] | None = None
     """Names of the two classes that are the domains, for unpaired; default the shards' two."""
-    shuffle_block: Count = 4096
-    """Samples that are shuffled among each other; shards are shuffled besides."""
+    interleave: Count = 512
+    """Shards read side by side, over all ranks: so many samples in a row come from as many."""
     decoder: Literal["decord", "pyav"] = "decord"
     """Library that decodes clips; their pixels are the same."""
     workers: Annotated[int, Field(ge=0)] = 0

@@ -1,8 +1,12 @@
 """The order of samples: a pure function of (dataset id, seed, epoch).
 
-Position p counts samples over all epochs and ranks. Every epoch permutes the shards, lays their
-samples end to end, and shuffles inside blocks of that sequence. Where a run stands is one cursor:
-nothing is replayed, and the order does not depend on the world size, batch size or workers.
+Position p counts samples over all epochs and ranks. Every epoch permutes the shards and the samples
+inside each, lays them end to end, and cuts that sequence into `interleave` columns of one length,
+which are read side by side: p goes along the rows. So a batch holds about one sample of each of
+many shards, while the column p % interleave stays in one shard for many rows: where the global
+batch is a multiple of `interleave`, or divides it, a rank returns to the same columns. Where a run
+stands is one cursor: nothing is replayed, and the order does not depend on world size, batch size
+or workers.
 """
 
 from collections.abc import Sequence
@@ -25,41 +29,51 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Order of the samples of one split, for `samples` per shard and a shuffle of `block`."""
+    """Order of the samples of one split, for `samples` per shard, in `interleave` columns.
+
+    Remembers a permutation of the shards and one of the samples of each shard in use.
+    """
 
     dataset_id: str
     seed: int
     samples: Sequence[int]
-    block: int
+    interleave: int
 
     def place(self, position: int) -> Place:
         """Return the sample at a global position (from 0, without end)."""
-        epoch, offset = divmod(position, _total(self))
-        block, within = divmod(offset, self.block)
-        offset = block * self.block + int(_block(self, epoch, block)[within])
-        shards, ends = _shards(self, epoch)
-        rank = int(np.searchsorted(ends, offset, side="right"))
-        shard = int(shards[rank])
-        return Place(epoch, shard, offset - int(ends[rank]) + self.samples[shard])
+        epoch, offset = divmod(position, total(self))
+        shards, ends, starts = _plan(self, epoch)
+        row, column = divmod(offset, len(starts))
+        at = int(starts[column]) + row
+        turn = int(np.searchsorted(ends, at, side="right"))
+        shard = int(shards[turn])
+        within = at - int(ends[turn]) + self.samples[shard]
+        return Place(epoch, shard, int(_inside(self, epoch, shard)[within]))
 
 
-@lru_cache(maxsize=8)
-def _total(order: Order) -> int:
+@lru_cache(maxsize=1024)
+def total(order: Order) -> int:
+    """Return the samples of an epoch."""
     return sum(order.samples)
 
 
-# Neighbouring positions share an epoch and a block: both are made once and kept a while.
-@lru_cache(maxsize=4)
-def _shards(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+# Neighbouring positions share an epoch, and a column stays in its shard: what they need is kept.
+@lru_cache(maxsize=1024)
+def _plan(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the shards as they follow each other, where each ends, and where columns start."""
     rng = philox(order.seed, f"shards {order.dataset_id}", epoch)
     shards = rng.permutation(len(order.samples))
-    return shards, np.cumsum(np.asarray(order.samples)[shards])
+    ends = np.cumsum(np.asarray(order.samples)[shards])
+    rows, rest = divmod(total(order), min(order.interleave, total(order)))
+    # Neighbouring pieces of the sequence often share a shard: they become columns far apart.
+    columns = rng.permutation(min(order.interleave, total(order)))
+    lengths = rows + (columns < rest)  # the last row holds the first `rest` columns alone
+    starts = np.empty_like(columns)
+    starts[columns] = np.cumsum(lengths) - lengths
+    return shards, ends, starts
 
 
-@lru_cache(maxsize=8)
-def _block(order: Order, epoch: int, block: int) -> np.ndarray:
-    total = _total(order)
-    length = min(order.block, total - block * order.block)
-    blocks = -(-total // order.block)
-    rng = philox(order.seed, f"block {order.dataset_id}", epoch * blocks + block)
-    return rng.permutation(length)
+@lru_cache(maxsize=4096)
+def _inside(order: Order, epoch: int, shard: int) -> np.ndarray:
+    rng = philox(order.seed, f"samples {order.dataset_id} {shard}", epoch)
+    return rng.permutation(order.samples[shard]).astype(np.uint32)

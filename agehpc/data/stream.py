@@ -31,7 +31,7 @@ class Stream:
             sizes = tuple(len(indices) for indices in self._kept)
         # The key of the draws: domains of the same sizes must not be in step.
         key = manifest.dataset_id if domain is None else f"{manifest.dataset_id} {domain}"
-        self._order = Order(key, seed or 0, sizes, data.shuffle_block)
+        self._order = Order(key, seed or 0, sizes, data.interleave)
         self._ends = np.cumsum(sizes)
 
     def __len__(self) -> int:

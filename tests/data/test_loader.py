@@ -97,7 +97,7 @@ def test_pixels_are_a_clip_of_the_right_source(demo_shards: Path):
     manifest = read_manifest(demo_shards)
     data = config(demo_shards, shift=0)
     index = read_index(demo_shards, "train-000000.tar")
-    order = Order(manifest.dataset_id, 7, (8,), data.shuffle_block)
+    order = Order(manifest.dataset_id, 7, (8,), data.interleave)
     with tarfile.open(demo_shards / "train-000000.tar") as tar:
         sources = [decode_pyav(tar.extractfile(s.media.name).read()) for s in index.samples]  # pyright: ignore
     stream = batches(data)

@@ -96,7 +96,7 @@ def test_batches_do_not_depend_on_who_reads_them(animals: Path):
     assert steps(data, 4, world=2) == alone
     assert steps(data, 4, world=3, accumulation=2) == alone
     assert steps(data.model_copy(update={"workers": 1}), 4) == alone
-    assert steps(data.model_copy(update={"shuffle_block": 5}), 4) != alone
+    assert steps(data.model_copy(update={"interleave": 5}), 4) != alone
 
 
 def test_each_domain_has_epochs_of_its_own(animals: Path):
