@@ -31,8 +31,8 @@ from torch.nn import functional
 from agehpc.config.schema import DataConfig
 from agehpc.data.check import check
 from agehpc.data.loader import Batch, train_batches, validation_batches
+from agehpc.data.mixture import read_shards
 from agehpc.data.pixels import to_float
-from agehpc.data.shards import read_manifest
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.generate import reconstruct_main
 from agehpc.observe.grids import to_uint8
@@ -165,8 +165,8 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     """Return the Frechet distances of what a run makes and of its training samples."""
     data = model.config.data
     if options.shards:
-        data = data.model_copy(update={"shards": options.shards, "dataset_id": None})
-    manifest = read_manifest(data.shards)
+        data = data.at(options.shards)
+    manifest = read_shards(data)
     data = check(data, manifest)
     each = len(range(0, data.frames, FRAME_STEP))  # pictures of a sample
     total = manifest.samples("validation")
@@ -174,7 +174,7 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
         total = sum(len(b.pixels) for b in validation_batches(data, batch=64, limit=None))
     n = min(options.n, each * min(total, manifest.samples("train")))
     if n < 2:
-        raise UsageError(f"{data.shards} has {total} validation samples: too few for statistics")
+        raise UsageError(f"{data.where} has {total} validation samples: too few for statistics")
     count, batch = -(-n // each), options.batch
     lite0 = Lite0(options.device)
     generated = (

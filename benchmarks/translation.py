@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agehpc.data.loader import samples_at
+from agehpc.data.mixture import read_shards
 from agehpc.data.pixels import to_float
-from agehpc.data.shards import Split, read_manifest
+from agehpc.data.shards import Split
 from agehpc.data.stream import Stream
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.evaluate.reconstruction import psnr
@@ -81,7 +82,7 @@ def called(net: Classifier, x_NCHW: Tensor) -> float:
 def domain(model: Model, split: Split, name: str) -> Tensor:
     """Return the images of a domain: uint8 NCHW."""
     data = model.config.data
-    manifest = read_manifest(data.shards)
+    manifest = read_shards(data)
     single = data.model_copy(update={"pairing": "none", "domains": None})
     stream = Stream(data, manifest, split, None, name)
     ends = np.cumsum([0, *(shard.samples for shard in manifest.splits[split])])

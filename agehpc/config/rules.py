@@ -80,7 +80,7 @@ def check_labels(config: Any) -> None:
     """Hold a Config, with what the shards decide filled in, against their labels."""
     if config.model.conditional and len(config.data.classes or ()) < 2:
         raise ConfigError(
-            f"recipe {config.run.recipe} generates by class, and {config.data.shards} has "
+            f"recipe {config.run.recipe} generates by class, and {config.data.where} has "
             f"{len(config.data.classes or ())} of them; pack sources in a folder for each class, "
             "or set --model.conditional false"
         )

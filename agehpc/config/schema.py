@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agehpc.config.networks import (
     DenseConfig,
@@ -42,8 +42,13 @@ class DataConfig(Section):
 
     kind: Literal["video", "image"]
     """What the shards hold."""
-    shards: str = ""
-    """Directory of shards made by `agehpc data pack` (it holds manifest.json)."""
+    shards: str | tuple[str, ...] = ""
+    """Directory of shards made by `agehpc data pack` (it holds manifest.json), or several."""
+    weights: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] | None = None
+    """How often each of several directories is drawn, in whole numbers: of every sum(weights)
+    samples in a row so many are its own; default every sample once an epoch."""
+    balance: bool = False
+    """Draw every class equally often, and its samples all once before any comes again."""
     size: Annotated[int, Field(ge=8)] = 64
     """Height and width of a sample, in pixels."""
     frames: Count = 16
@@ -88,6 +93,47 @@ class DataConfig(Section):
     """Colour channels of the input images of pairs; filled in from the manifest."""
     classes: tuple[str, ...] | None = None
     """Names of the classes that labels count; filled in from the manifest."""
+
+    @field_validator("shards")
+    @classmethod
+    def _one_is_no_mixture(cls, shards: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not shards and shards != "":
+            raise ValueError("--data.shards names no directory")
+        return shards[0] if isinstance(shards, tuple) and len(shards) == 1 else shards
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The directories of shards."""
+        return (self.shards,) if isinstance(self.shards, str) else self.shards
+
+    @property
+    def where(self) -> str:
+        """The directories of shards, for messages."""
+        return " ".join(self.folders)
+
+    def at(self, shards: str) -> "DataConfig":
+        """Return the settings for reading another directory of shards."""
+        drawn = {"dataset_id": None, "weights": None, "balance": False}
+        return self.model_copy(update={"shards": shards, **drawn})
+
+    @model_validator(mode="after")
+    def _one_way_to_draw(self) -> "DataConfig":
+        if self.weights is not None and len(self.weights) != len(self.folders):
+            raise ValueError(
+                f"--data.weights are one a directory: got {len(self.weights)} weights for "
+                f"{len(self.folders)} --data.shards"
+            )
+        ways = {
+            "--data.balance true": self.balance,
+            "--data.weights": self.weights is not None,
+            "--data.pairing unpaired": self.pairing == "unpaired",
+        }
+        chosen = [way for way, given in ways.items() if given]
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{' and '.join(chosen)} each say how often samples are drawn; choose one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _images_have_one_frame(self) -> "DataConfig":

@@ -1,12 +1,16 @@
 """Checks of the shards against the configuration, before anything is trained."""
 
+import itertools
 from pathlib import Path
+
+import numpy as np
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.clips import span
 from agehpc.data.index import read_index
-from agehpc.data.shards import Manifest, Split, read_manifest
-from agehpc.data.stream import Stream
+from agehpc.data.mixture import Part, parts_of, read_shards
+from agehpc.data.shards import SPLITS, Manifest, Split
+from agehpc.data.stream import Stream, labels_of
 from agehpc.errors import ConfigError, DataError
 
 PACK = "pack again with `agehpc data pack`"
@@ -20,10 +24,10 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
     """
     _fits(data, manifest)
     if not manifest.samples("train"):
-        raise DataError(f"the training split of {data.shards} is empty; {PACK}")
-    for split in manifest.splits:
-        _present(data.shards, manifest, split)
-        _long_enough(data, manifest, split)
+        raise DataError(f"the training split of {data.where} is empty; {PACK}")
+    for part, split in itertools.product(parts_of(data, manifest), manifest.splits):
+        _present(part.directory, part.manifest, split)
+        _long_enough(data, part, split)
     channels = data.channels or manifest.channels
     if channels not in (1, 3):
         raise ConfigError(f"--data.channels must be 1 (grey) or 3 (RGB): got {channels}")
@@ -36,22 +40,19 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
         filled["input_channels"] = _input_channels(data, manifest, channels)
     if data.pairing == "unpaired":
         filled["domains"] = _domains(data, manifest)
+    if data.balance or data.weights is not None:
+        Stream(data, manifest, "train", 0)  # raises where there is nothing to draw
     return DataConfig.model_validate(filled)
 
 
 def check_labelled(data: DataConfig) -> None:
     """Raise DataError where a sample of the shards has no class."""
-    manifest = read_manifest(data.shards)
-    samples = [
-        sample
-        for shards in manifest.splits.values()
-        for shard in shards
-        for sample in read_index(data.shards, shard.name).samples
-    ]
-    without = sum(sample.label < 0 for sample in samples)
+    parts = parts_of(data, read_shards(data))
+    labels = np.concatenate([own for split in SPLITS for own in labels_of(parts, split)])
+    without = int((labels < 0).sum())
     if without:
         raise DataError(
-            f"{without} of {len(samples)} samples in {data.shards} have no class, which a model "
+            f"{without} of {len(labels)} samples in {data.where} have no class, which a model "
             f"that generates by class needs; {PACK}, every source in the folder of its class"
         )
 
@@ -59,7 +60,7 @@ def check_labelled(data: DataConfig) -> None:
 def _input_channels(data: DataConfig, manifest: Manifest, channels: int) -> int:
     if manifest.pairs is None:
         raise ConfigError(
-            f"{data.shards} holds no pairs: pack with --pairs edges, grey, lowres, side-by-side or "
+            f"{data.where} holds no pairs: pack with --pairs edges, grey, lowres, side-by-side or "
             "folders, or set --data.pairing none"
         )
     inputs = data.input_channels or manifest.input_channels
@@ -80,7 +81,7 @@ def _domains(data: DataConfig, manifest: Manifest) -> tuple[str, str]:
     known = ", ".join(manifest.classes) or "none"
     if data.domains is None and len(manifest.classes) != 2:
         raise ConfigError(
-            f"unpaired data needs two domains but {data.shards} has {len(manifest.classes)} "
+            f"unpaired data needs two domains but {data.where} has {len(manifest.classes)} "
             f"classes ({known}): choose two of them with --data.domains, or pack two folders with "
             "`agehpc data pack A B OUT`"
         )
@@ -88,28 +89,27 @@ def _domains(data: DataConfig, manifest: Manifest) -> tuple[str, str]:
     for name in (first, second):
         if name not in manifest.classes:
             raise ConfigError(
-                f"--data.domains {first} {second}: {data.shards} has no class {name}; it has "
-                f"{known}"
+                f"--data.domains {first} {second}: {data.where} has no class {name}; it has {known}"
             )
         if not len(Stream(data, manifest, "train", None, name)):
-            raise DataError(f"the training split of {data.shards} has no sample of class {name}")
+            raise DataError(f"the training split of {data.where} has no sample of class {name}")
     return first, second
 
 
 def _fits(data: DataConfig, manifest: Manifest) -> None:
     if data.kind != manifest.kind:
         raise ConfigError(
-            f"{data.shards} holds {manifest.kind} shards but --data.kind is {data.kind}: "
+            f"{data.where} holds {manifest.kind} shards but --data.kind is {data.kind}: "
             f"choose a recipe for {manifest.kind}s, or other shards"
         )
     if data.size != manifest.size:
         raise ConfigError(
-            f"{data.shards} was packed at {manifest.size} pixels but --data.size is {data.size}: "
+            f"{data.where} was packed at {manifest.size} pixels but --data.size is {data.size}: "
             f"set --data.size {manifest.size}, or {PACK} --size {data.size}"
         )
     if data.dataset_id not in (None, manifest.dataset_id):
         raise ConfigError(
-            f"{data.shards} is not the data of this run: its dataset id is "
+            f"{data.where} is not the data of this run: its dataset id is "
             f"{manifest.dataset_id}, the run's is {data.dataset_id}; set --data.shards to the "
             "folder that the run started with, or start another run"
         )
@@ -129,19 +129,19 @@ def _present(directory: str, manifest: Manifest, split: Split) -> None:
             )
 
 
-def _long_enough(data: DataConfig, manifest: Manifest, split: Split) -> None:
+def _long_enough(data: DataConfig, part: Part, split: Split) -> None:
     if data.short_clips == "loop":
         return
     stride = max(data.strides)
     need = span(data.frames, stride)
-    suspects = [shard.name for shard in manifest.splits[split] if shard.least_frames < need]
+    suspects = [shard.name for shard in part.manifest.splits[split] if shard.least_frames < need]
     if not suspects:
         return
-    lengths = [s.frames for name in suspects for s in read_index(data.shards, name).samples]
+    lengths = [s.frames for name in suspects for s in read_index(part.directory, name).samples]
     short = [length for length in lengths if length < need]
     raise ConfigError(
-        f"{len(short)} of {manifest.samples(split)} {split} clips in {data.shards} are shorter "
-        f"than the {need} frames that --data.frames {data.frames} at stride {stride} needs (the "
-        f"shortest has {min(short)}): set --data.short-clips loop, or lower --data.frames or "
+        f"{len(short)} of {part.manifest.samples(split)} {split} clips in {part.directory} are "
+        f"shorter than the {need} frames that --data.frames {data.frames} at stride {stride} needs "
+        f"(the shortest has {min(short)}): set --data.short-clips loop, or lower --data.frames or "
         "--data.strides"
     )

@@ -15,10 +15,11 @@ import torch
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.feed import Ahead, Feed, Here
+from agehpc.data.mixture import read_shards
 from agehpc.data.pool import Figures
 from agehpc.data.quarantine import Places, Quarantine
 from agehpc.data.samples import Samples
-from agehpc.data.shards import Split, read_manifest
+from agehpc.data.shards import Split
 
 
 @dataclass
@@ -63,7 +64,7 @@ def train_batches(
     assert 0 <= rank < world_size
     # Micro-batches follow each other a world's width apart, within a step and across steps.
     positions = _Positions(start + rank * micro_batch, micro_batch, world_size * micro_batch)
-    samples = Samples(data, read_manifest(data.shards), "train", seed)
+    samples = Samples(data, read_shards(data), "train", seed)
     samples.prepare()
     places = Places(samples, quarantine)
     figures = Figures() if figures is None else figures
@@ -89,6 +90,8 @@ def validation_batches(
     batch: int,
     limit: int | None,
     quarantine: Quarantine | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield a split once, in its own order, at most `limit` samples; the last batch may be short.
 
@@ -96,13 +99,21 @@ def validation_batches(
     data ends with its smaller domain: no sample comes twice. DamagedError at the first damaged
     sample: figures of fewer or other samples would not compare. With a quarantine, for pictures,
     it is replaced.
+
+    With several ranks each yields its own part, in batches equal in number and size on all of them:
+    the last ones are filled up, with fewer samples than there are ranks, by repeating the last
+    sample at position -1. Leave these out of every figure.
     """
-    samples = Samples(data, read_manifest(data.shards), split, None)
+    samples = Samples(data, read_shards(data), split, None)
     places = Places(samples, quarantine)
     feed = Here(samples, places, Figures())
     total = len(places) if limit is None else min(len(places), limit)
-    for first in range(0, total, batch):
-        yield _load(feed, samples, range(first, min(first + batch, total)))
+    for first in range(0, total, batch * world_size):
+        own = min(batch, -(-(total - first) // world_size))
+        positions = first + rank * own + torch.arange(own)
+        loaded = _load(feed, samples, positions.clamp(max=total - 1).tolist())
+        loaded.positions[positions >= total] = -1
+        yield loaded
 
 
 def samples_at(data: DataConfig, *, split: Split, positions: Sequence[int]) -> Batch:
@@ -110,7 +121,7 @@ def samples_at(data: DataConfig, *, split: Split, positions: Sequence[int]) -> B
 
     DamagedError at the first damaged sample.
     """
-    samples = Samples(data, read_manifest(data.shards), split, None)
+    samples = Samples(data, read_shards(data), split, None)
     return _load(Here(samples, Places(samples), Figures()), samples, positions)
 
 

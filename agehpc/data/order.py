@@ -77,3 +77,34 @@ def _plan(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def _inside(order: Order, epoch: int, shard: int) -> np.ndarray:
     rng = philox(order.seed, f"samples {order.dataset_id} {shard}", epoch)
     return rng.permutation(order.samples[shard]).astype(np.uint32)
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """Which of several orders a position falls to: each so often as its weight, in every round.
+
+    A round is as many positions as the weights' sum, in an order of its own.
+    """
+
+    key: str
+    seed: int
+    weights: tuple[int, ...]
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Return which order, and the position in it: each counts its own without gaps."""
+        number, within = divmod(position, sum(self.weights))
+        which, before = _round(self, number)
+        chosen = int(which[within])
+        return chosen, number * self.weights[chosen] + int(before[within])
+
+
+@lru_cache(maxsize=256)
+def _round(mix: Mix, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order at every place of a round, and how often it came before in the round."""
+    weights = np.asarray(mix.weights)
+    rng = philox(mix.seed, f"mix {mix.key}", number)
+    which = rng.permutation(np.repeat(np.arange(len(weights)), weights))
+    before = np.empty_like(which)
+    firsts = np.repeat(np.cumsum(weights) - weights, weights)
+    before[np.argsort(which, kind="stable")] = np.arange(len(which)) - firsts
+    return which, before

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from agehpc.config.schema import DataConfig
 from agehpc.data.damage import Damage
 from agehpc.data.keyed import philox
+from agehpc.data.mixture import read_shards
 from agehpc.data.samples import DOMAINS, Samples, Unit
-from agehpc.data.shards import Natural, Record, read_manifest
+from agehpc.data.shards import Natural, Record
 from agehpc.data.stream import Stream
 from agehpc.errors import DataError
 
@@ -42,7 +43,7 @@ class Quarantine:
 
     def __init__(self, data: DataConfig, known: Iterable[Fault] = ()) -> None:
         self._data = data
-        self._samples = read_manifest(data.shards).samples("train")
+        self._samples = read_shards(data).samples("train")
         self._noted: dict[tuple[str, int], Fault] = {}
         self._found: list[Fault] = []
         self._agreed: dict[tuple[str, int], Fault] = {}
@@ -110,7 +111,7 @@ class Quarantine:
         more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         return DataError(
             f"{len(bad)} of the {min(cursor, self._samples)} samples read from "
-            f"{self._data.shards} cannot be used, and --data.max-bad-fraction "
+            f"{self._data.where} cannot be used, and --data.max-bad-fraction "
             f"{self._data.max_bad_fraction:g} with --data.bad-allowance {self._data.bad_allowance} "
             f"lets {self.allowed(cursor)} pass: {listed}{more}; pack or copy the shards again "
             "(`agehpc data verify` lists all damage), or raise the limit"
@@ -147,7 +148,7 @@ class Places:
             if not self.skips(unit):
                 return unit
         raise DataError(
-            f"{self._samples.data.shards} has no sample left that can be used; pack it again"
+            f"{self._samples.data.where} has no sample left that can be used; pack it again"
         )
 
     def skips(self, unit: Unit) -> bool:
@@ -169,13 +170,11 @@ class Places:
         )
 
     def _candidates(self, position: int, domain: int) -> Iterator[tuple[int, int]]:
-        """Yield the sample of a position, then those of its shard and of the following shards."""
+        """Yield the sample of a position, then those near it, its shard first."""
         stream = self._streams[domain]
-        shard, index = stream.place(position)
-        yield shard, index
+        yield stream.place(position)
         # Drawn by position: two positions whose samples are bad get different ones.
         rng = philox(self._samples.seed or 0, f"substitute{DOMAINS[domain]}", position)
-        for turn in range(stream.shards):
-            at = (shard + turn) % stream.shards
-            for i in rng.permutation(stream.inside(at)):
-                yield at, int(i)
+        for near, indices in stream.near(position):
+            for i in rng.permutation(indices):
+                yield near, int(i)

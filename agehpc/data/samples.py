@@ -12,7 +12,8 @@ from agehpc.config.schema import DataConfig
 from agehpc.data.augment import augment, augment_pair
 from agehpc.data.clips import clip_indices
 from agehpc.data.damage import damaged
-from agehpc.data.decode import Reader, decode_image, decode_video, load_decoder, to_channels
+from agehpc.data.decode import decode_image, decode_video, load_decoder, to_channels
+from agehpc.data.readers import AnyReader, open_reader
 from agehpc.data.shards import Manifest, Split
 
 DOMAINS = ("", " second")  # purposes of a domain's draws: the second has its own
@@ -42,7 +43,7 @@ class Samples:
         self.split: Split = split
         self.seed = seed
         self.channels = data.channels or manifest.channels
-        self._reader: Reader | None = None
+        self._reader: AnyReader | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files do not travel: the process that loads opens the shards itself.
@@ -66,10 +67,10 @@ class Samples:
         return int(np.prod(self.shape)) + (int(np.prod(self.input_shape)) if paired else 0)
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> AnyReader:
         """The open shards of this process."""
         if self._reader is None:
-            self._reader = Reader(self.data.shards, self.manifest, self.split)
+            self._reader = open_reader(self.data, self.manifest, self.split)
         return self._reader
 
     def prepare(self) -> None:

@@ -97,19 +97,19 @@ def split_data(config: Config, flags: SplitFlags) -> DataConfig:
     fit the model.
     """
     from agehpc.data.check import check
-    from agehpc.data.shards import read_manifest
+    from agehpc.data.mixture import read_shards
 
     data = config.data
     if flags.shards is not None:
         # Other shards than the run's are welcome here; only their form has to fit.
-        data = data.model_copy(update={"shards": flags.shards, "dataset_id": None})
-    manifest = read_manifest(data.shards)
+        data = data.at(flags.shards)
+    manifest = read_shards(data)
     checked = check(data, manifest)
     if config.model.conditional:
-        same_classes(config, manifest.classes, data.shards)
+        same_classes(config, manifest.classes, data.where)
     if not manifest.samples(flags.split):
         other = "train" if flags.split == "validation" else "validation"
-        raise DataError(f"the {flags.split} split of {data.shards} is empty; use --split {other}")
+        raise DataError(f"the {flags.split} split of {data.where} is empty; use --split {other}")
     return checked
 
 
@@ -141,13 +141,13 @@ def first_samples(data: DataConfig, flags: SplitFlags, count: int) -> "Batch":
 def chosen_samples(data: DataConfig, flags: SplitFlags, positions: Sequence[int]) -> "Batch":
     """Samples by their index in the split; UsageError for one that it does not have."""
     from agehpc.data.loader import samples_at
-    from agehpc.data.shards import read_manifest
+    from agehpc.data.mixture import read_shards
 
-    total = read_manifest(data.shards).samples(flags.split)
+    total = read_shards(data).samples(flags.split)
     outside = [p for p in positions if not 0 <= p < total]
     if outside:
         raise UsageError(
-            f"no sample {outside[0]} in the {flags.split} split of {data.shards}: it has {total}, "
+            f"no sample {outside[0]} in the {flags.split} split of {data.where}: it has {total}, "
             f"counted from 0"
         )
     return samples_at(data, split=flags.split, positions=positions)
@@ -155,9 +155,9 @@ def chosen_samples(data: DataConfig, flags: SplitFlags, positions: Sequence[int]
 
 def classes_of(data: DataConfig) -> tuple[str, ...]:
     """Names of the classes of the shards that are read."""
-    from agehpc.data.shards import read_manifest
+    from agehpc.data.mixture import read_shards
 
-    return read_manifest(data.shards).classes
+    return read_shards(data).classes
 
 
 def origin_of(data: DataConfig, flags: SplitFlags, *, from_prior: bool = False) -> "Origin":
@@ -174,7 +174,7 @@ def same_samples(codes: "Codes", data: DataConfig, flags: SplitFlags) -> None:
     if origin.dataset_id != data.dataset_id:
         raise UsageError(
             f"the latents are of the samples of dataset {origin.dataset_id or 'none (draws)'}, "
-            f"{data.shards} is {data.dataset_id}; set --shards to the shards they were made from"
+            f"{data.where} is {data.dataset_id}; set --shards to the shards they were made from"
         )
     if origin.split != flags.split:
         raise UsageError(f"the latents are of the {origin.split} split; add --split {origin.split}")
@@ -230,12 +230,12 @@ def decode_all(
 
 def frames_per_second(config: Config) -> float:
     """Playing speed of a run's clips; 1 for images."""
-    from agehpc.data.shards import read_manifest
+    from agehpc.data.mixture import read_shards
 
     if config.data.kind == "image":
         return 1.0
     try:
-        fps = read_manifest(config.data.shards).fps or 25.0
+        fps = read_shards(config.data).fps or 25.0
     except DataError:  # a run outlives its shards: only the playing speed is lost
         fps = 25.0
     return fps / config.data.strides[0]

@@ -34,7 +34,7 @@ def class_count(config: Config) -> int | None:
     if not classes:
         raise ConfigError(
             f"--model.conditional needs samples with classes, and --data.shards "
-            f"{config.data.shards} have no labels; pack them with labels, or set it to false"
+            f"{config.data.where} have no labels; pack them with labels, or set it to false"
         )
     return len(classes)
 

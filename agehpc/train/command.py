@@ -13,7 +13,7 @@ from agehpc.cluster.environment import Environment, resolve
 from agehpc.config.load import load
 from agehpc.config.plan import Plan, make_plan
 from agehpc.config.rules import check_labels
-from agehpc.config.schema import Config, Section, identity_hash
+from agehpc.config.schema import Config, DataConfig, Section, identity_hash
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and flag errors go without
@@ -73,11 +73,12 @@ def _check_flags(config: Config, flags: TrainFlags) -> None:
 def _resolve(config: Config) -> Config:
     """The configuration with the data's identity filled in, once the shards are found fit."""
     from agehpc.data.check import check, check_labelled
-    from agehpc.data.shards import read_manifest
+    from agehpc.data.mixture import read_shards
 
-    data = check(config.data, read_manifest(config.data.shards))
+    data = check(config.data, read_shards(config.data))
     # Absolute, so that the run directory says where its data lies whoever reads it.
-    data = data.model_copy(update={"shards": str(Path(data.shards).resolve())})
+    folders = tuple(str(Path(folder).resolve()) for folder in data.folders)
+    data = DataConfig.model_validate(data.model_dump() | {"shards": folders})
     config = config.model_copy(update={"data": data})
     check_labels(config)
     if config.model.conditional:
@@ -138,7 +139,7 @@ def _batches(config: Config, plan: Plan) -> dict[str, Any]:
     data = config.data
     shape = f"{data.channels} x {data.frames} x " if data.kind == "video" else f"{data.channels} x "
     return {
-        "data": f"{data.shards} ({shape}{data.size} x {data.size}, id {data.dataset_id})",
+        "data": f"{data.where} ({shape}{data.size} x {data.size}, id {data.dataset_id})",
         "batch": f"{plan.global_batch} = {plan.world_size} ranks x {plan.micro_batch} samples "
         f"x {plan.accumulation} micro-batches",
         "length": f"{config.train.kimg:g} kimg = {plan.steps} steps",

@@ -15,8 +15,9 @@ from torch import Tensor
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.loader import Batch, train_batches, validation_batches
+from agehpc.data.mixture import read_shards
 from agehpc.data.quarantine import Quarantine
-from agehpc.data.shards import Split, read_manifest
+from agehpc.data.shards import Split
 from agehpc.evaluate.reconstruction import psnr
 from agehpc.observe import grids
 from agehpc.systems.base import Micro
@@ -44,7 +45,7 @@ class Snapshot:
         self.config = config
         self._quarantine = quarantine
         self.model = Model(config, device)
-        manifest = read_manifest(config.data.shards)
+        manifest = read_shards(config.data)
         self.fps = (manifest.fps or 1.0) / config.data.strides[0]
         self.split: Split = "validation" if manifest.samples("validation") else "train"
         self.captions: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agehpc.config.schema import DataConfig
 from agehpc.data import order
-from agehpc.data.order import Order, Place
+from agehpc.data.order import Mix, Order, Place
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).map(tuple).filter(sum)
 columns = st.integers(1, 600)
@@ -121,10 +121,33 @@ def test_samples_are_shuffled_well(interleave: int):
     assert 0.8 < spread / (100**2 / 12) < 1.2
 
 
+weights = st.lists(st.integers(1, 9), min_size=1, max_size=6).map(tuple)
+
+
+@given(weights, seeds, st.integers(0, 1000))
+def test_a_mix_is_exact_in_every_round(shares: tuple[int, ...], seed: int, number: int):
+    """And each order's own positions follow each other without a gap."""
+    mix, length = Mix("id", seed, shares), sum(shares)
+    places = [mix.place(p) for p in range(number * length, (number + 2) * length)]
+    for half in (places[:length], places[length:]):
+        assert Counter(which for which, _ in half) == Counter(dict(enumerate(shares)))
+    for which, weight in enumerate(shares):
+        own = [position for chosen, position in places if chosen == which]
+        assert own == list(range(number * weight, (number + 2) * weight))
+
+
+def test_a_mix_is_shuffled():
+    """Every order comes as often at every place of a round."""
+    mix = Mix("id", 0, (3, 1))
+    at = Counter(p % 4 for p in range(4000) if mix.place(p)[0] == 1)
+    assert all(abs(at[place] - 250) < 4 * (250 * 0.75) ** 0.5 for place in range(4))
+
+
 def test_order_never_changes():
     """A resumed run continues the sequence that it began, under any later version."""
     made = Order("0123456789abcdef", 7, (3, 4, 5), 5)
     assert [(p.shard, p.index) for p in sequence(made, 0, 24)] == GOLDEN
+    assert [which for which, _ in map(Mix("0123456789abcdef", 7, (3, 1)).place, range(12))] == MIXED
 
 
 GOLDEN: list[tuple[int, int]] = [
@@ -153,3 +176,4 @@ GOLDEN: list[tuple[int, int]] = [
     (2, 4),
     (0, 0),
 ]
+MIXED: list[int] = [0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1]

@@ -123,7 +123,7 @@ def _translate(model: "Model", run: Path, flags: TransferFlags, out: Path) -> in
         parts.append([x_BCS.numpy(), to_uint8(y_BCS), third])
     if not parts:  # unpaired data ends with its smaller domain
         raise DataError(
-            f"the {flags.split} split of {data.shards} has samples of one of the domains "
+            f"the {flags.split} split of {data.where} has samples of one of the domains "
             f"{' and '.join(data.domains or ())} alone; use another --split"
         )
     channels = max(row.shape[1] for row in parts[0])
@@ -163,7 +163,7 @@ def _sides(
     """What is translated; what should come out, or the domain that it is of."""
     if batch.second is None:
         raise DataError(
-            f"{data.shards} holds no pairs and no second domain; pack it with --pairs, or train "
+            f"{data.where} holds no pairs and no second domain; pack it with --pairs, or train "
             "with --data.pairing unpaired"
         )
     if data.domains is None:
