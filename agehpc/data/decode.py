@@ -15,11 +15,13 @@ from PIL import Image, UnidentifiedImageError
 
 from agehpc.data import jpeg
 from agehpc.data.damage import MediaError, damaged
-from agehpc.data.index import Index, Sample, read_index, read_member
+from agehpc.data.index import Sample, read_index, read_member
+from agehpc.data.lean import LeanSamples
 from agehpc.data.shards import Manifest, Split
 from agehpc.errors import ConfigError, DataError
 
-OPEN_SHARDS = 64
+# More than data.interleave asks for: a shard that is opened again costs milliseconds.
+OPEN_SHARDS = 640
 
 Decoder = Literal["decord", "pyav"]
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -38,7 +40,7 @@ class Reader:
 
     def sample(self, shard: int, index: int) -> Sample:
         """Return what the index says of a sample."""
-        return self._shard(shard).index.samples[index]
+        return self._shard(shard).samples[index]
 
     def read(self, shard: int, index: int) -> bytes:
         """Return the media bytes of a sample, checked against the index."""
@@ -72,10 +74,10 @@ class _Shard:
     """An open shard and its index."""
 
     def __init__(self, directory: Path, name: str, samples: int) -> None:
-        self.index: Index = read_index(directory, name)
-        if len(self.index.samples) != samples:
+        self.samples = LeanSamples(read_index(directory, name).samples)
+        if len(self.samples) != samples:
             raise DataError(
-                f"{directory / name}: the index has {len(self.index.samples)} samples, the "
+                f"{directory / name}: the index has {len(self.samples)} samples, the "
                 f"manifest {samples}; see `agehpc data verify {directory}`"
             )
         try:

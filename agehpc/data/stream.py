@@ -46,13 +46,14 @@ class Stream:
         self._pools = pools
         self._mix = Mix(manifest.dataset_id, seed or 0, weights)
         # As many shards are read side by side in all, however many orders share them.
+        columns = data.interleave // (1 if domain is None else 2)
         self._orders = [
             Order(
                 # The key of the draws: orders of the same sizes must not be in step.
                 f"{manifest.dataset_id} {pool.name}".rstrip(),
                 seed or 0,
                 pool.sizes,
-                max(1, data.interleave * pool.weight // sum(weights)),
+                max(1, columns * pool.weight // sum(weights)),
             )
             for pool in pools
         ]
