@@ -15,7 +15,7 @@ from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.data.quarantine import Fault, Quarantine
-from agehpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESTART, DivergedError
+from agehpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESTART, DataError, DivergedError
 from agehpc.models.ema import Ema, decay
 from agehpc.observe.console import Console, Status
 from agehpc.observe.throughput import Meter
@@ -107,8 +107,12 @@ class Trainer:
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def _open_rank0(self) -> None:
-        self.snapshot = Snapshot(self.config, self.plan, self.ranks.device, self.quarantine)
         self.recorder = Recorder(self.run, self.config, self.progress.step)
+        try:
+            self.snapshot = Snapshot(self.config, self.plan, self.ranks.device, self.quarantine)
+        except DataError:
+            self.recorder.quarantine(self.quarantine.take())
+            raise
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""

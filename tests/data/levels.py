@@ -47,12 +47,19 @@ def levels_config(shards: Path, **values: object) -> DataConfig:
 
 
 def stream(
-    data: DataConfig, total: int, *, rank: int = 0, ranks: int = 1, start: int = 0, **told: Any
+    data: DataConfig,
+    total: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    start: int = 0,
+    seed: int = SEED,
+    **told: Any,
 ) -> Generator[Batch, None, None]:
     """One rank's batches."""
     return train_batches(
         data,
-        SEED,
+        seed,
         start=start,
         global_batch=total,
         micro_batch=total // ranks,
