@@ -3,19 +3,20 @@
 import hashlib
 import json
 import os
-import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from agehpc.data.shards import Natural, Record, ShardInfo, first_fault
+from agehpc.data.tars import Entry, entries, split_name
 from agehpc.errors import DataError
 
-BLOCK = 512  # of a tar archive
-MEDIA = ("mp4", "jpg", "png")
-INPUT = ("input.jpg", "input.png")  # of a pair: the image that the sample is to be made from
+MEDIA = ("mp4", "jpg", "png", "webp")
+INPUT = ("input.jpg", "input.png", "input.webp")  # of a pair: what the sample is to be made from
+SOUND = ("flac",)
+SUMS = {"media": "crc32", "input": "input_crc32", "sound": "sound_crc32"}  # in the json member
 
 
 class Member(Record):
@@ -28,18 +29,22 @@ class Member(Record):
 
 
 class Sample(Record):
-    """One sample: its media member, its json member, frames counted by decoding, class (or -1)."""
+    """One sample: its members, frames counted by decoding, class (or -1).
+
+    Packed samples have a json member; those of tars made by others need none.
+    """
 
     key: str
     frames: Natural
     label: int
     media: Member
-    json_member: Member
+    json_member: Member | None = None
     input: Member | None = None  # of a pair
+    sound: Member | None = None  # of a clip, where it was kept
 
 
 class Index(Record):
-    """The samples of one shard, in order."""
+    """The samples of one shard, in order; `shard` is its path inside the folder of shards."""
 
     shard: str
     bytes: Natural
@@ -66,85 +71,77 @@ def read_index(directory: str | Path, shard: str) -> Index:
 
 
 def scan(path: Path) -> Index:
-    """Index a tar of samples by reading all of it; DataError with the offset where it is cut."""
-    members = list(_members(path))
-    samples = []
+    """Index a tar of packed samples by reading all of it; DataError with the offset of a cut."""
     with path.open("rb") as file:
-        for key, (media, json_member, given) in _by_key(path, members).items():
-            file.seek(json_member.offset)
-            try:
-                about = json.loads(file.read(json_member.size))
-                label = about.get("label")
-                frames = int(about["frames"])
-                # As packed, not as found: damage since then must not go unseen.
-                media = media.model_copy(update={"crc32": int(about["crc32"])})
-                if given is not None:
-                    given = given.model_copy(update={"crc32": int(about["input_crc32"])})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}: {json_member.name} is damaged: {error!r}") from None
-            if given is None and "input_crc32" in about:
-                raise _incomplete(path, key, "input")
-            samples.append(
-                Sample(
-                    key=key,
-                    frames=frames,
-                    label=-1 if label is None else int(label),
-                    media=media,
-                    json_member=json_member,
-                    input=given,
-                )
-            )
-    return Index(shard=path.name, bytes=path.stat().st_size, samples=tuple(samples))
+        samples = tuple(
+            _packed_sample(path, file, key, found)
+            for key, found in _by_key(path, _members(path)).items()
+        )
+    return Index(shard=path.name, bytes=path.stat().st_size, samples=samples)
 
 
-def _by_key(path: Path, members: list[Member]) -> dict[str, tuple[Member, Member, Member | None]]:
-    """Return the media, json and input member of each sample."""
-    media, about, inputs = {}, {}, {}
+def _packed_sample(path: Path, file: BinaryIO, key: str, found: dict[str, Member]) -> Sample:
+    file.seek(found["json"].offset)
+    try:
+        about = json.loads(file.read(found["json"].size))
+        label = about.get("label")
+        frames = int(about["frames"])
+        # As packed, not as found: damage since then must not go unseen.
+        members = {
+            name: found[name].model_copy(update={"crc32": int(about[field])})
+            for name, field in SUMS.items()
+            if name in found
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: {found['json'].name} is damaged: {error!r}") from None
+    for name in SUMS:
+        if name not in found and SUMS[name] in about:
+            raise _incomplete(path, key, name)
+    label = -1 if label is None else int(label)
+    return Sample(key=key, frames=frames, label=label, json_member=found["json"], **members)
+
+
+def _by_key(path: Path, members: list[Member]) -> dict[str, dict[str, Member]]:
+    """Return the members of each sample that has media, by what they are."""
+    extensions = {
+        extension: name
+        for name, known in (
+            ("media", MEDIA),
+            ("json", ("json",)),
+            ("input", INPUT),
+            ("sound", SOUND),
+        )
+        for extension in known
+    }
+    found: dict[str, dict[str, Member]] = {}
     for member in members:
-        key, _, extension = member.name.partition(".")
-        for extensions, found in ((MEDIA, media), (("json",), about), (INPUT, inputs)):
-            if extension in extensions:
-                found[key] = member
-    lonely = sorted((media.keys() ^ about.keys()) | (inputs.keys() - media.keys()))
-    if lonely:
-        raise _incomplete(path, lonely[0], "json" if lonely[0] in media else "media")
-    return {key: (member, about[key], inputs.get(key)) for key, member in media.items()}
+        parts = split_name(member.name)
+        if parts and parts[1] in extensions:
+            found.setdefault(parts[0], {})[extensions[parts[1]]] = member
+    for key in sorted(found):
+        for needed in ("media", "json"):
+            if needed not in found[key]:
+                raise _incomplete(path, key, needed)
+    return found
 
 
 def _incomplete(path: Path, key: str, member: str) -> DataError:
     return DataError(
         f"{path}: sample {key} lacks its {member} member: the shard is incomplete; pack the "
-        "shards again"
+        "shards again (or `agehpc data index`, where others made the tar)"
     )
 
 
-def _members(path: Path) -> Iterator[Member]:
-    """Yield the members of a tar; unlike tarfile, complain when it ends early."""
-    length = path.stat().st_size
-    end = 0
-    try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
-            for info in tar:
-                end = info.offset_data + -(-info.size // BLOCK) * BLOCK
-                if end > length:
-                    raise DataError(_cut(path, length, info.name, info.offset))
-                file.seek(info.offset_data)
-                crc32 = zlib.crc32(file.read(info.size))
-                yield Member(name=info.name, offset=info.offset_data, size=info.size, crc32=crc32)
-            file.seek(end)
-            # Two empty blocks end a tar: without them it may have been cut between two members.
-            closed = file.read(2 * BLOCK) == bytes(2 * BLOCK)
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is not a readable tar: {error}; pack the shards again") from None
-    if not closed:
-        raise DataError(_cut(path, length, "the end mark", end))
+def _members(path: Path) -> list[Member]:
+    with path.open("rb") as file:
+        return [member_of(file, entry) for entry in entries(path)]
 
 
-def _cut(path: Path, length: int, name: str, offset: int) -> str:
-    return (
-        f"{path} is truncated: it ends at byte {length}, inside {name} which starts at byte "
-        f"{offset}; copy it again or pack the shards again"
-    )
+def member_of(file: BinaryIO, entry: Entry) -> Member:
+    """Return the place of a file in an open tar, with the checksum of its bytes."""
+    file.seek(entry.offset)
+    crc32 = zlib.crc32(file.read(entry.size))
+    return Member(name=entry.name, offset=entry.offset, size=entry.size, crc32=crc32)
 
 
 def read_member(descriptor: int, member: Member) -> bytes | None:
@@ -156,12 +153,12 @@ def read_member(descriptor: int, member: Member) -> bytes | None:
 
 
 def describe(path: Path, index: Index) -> ShardInfo:
-    """Return what the manifest says of a shard on disk."""
+    """Return what the manifest says of a shard on disk, under the name that the index gives it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     frames = [sample.frames for sample in index.samples]
     return ShardInfo(
-        name=path.name,
+        name=index.shard,
         bytes=path.stat().st_size,
         sha256=digest,
         samples=len(frames),

@@ -143,6 +143,7 @@ def _sample(descriptor: int, where: str, manifest: "Manifest", sample: "Sample")
         x_THWC = decode_image(media, where)
     if x_THWC.shape[1:3] != (manifest.size, manifest.size):
         raise DataError(f"{where}: {x_THWC.shape[2]}x{x_THWC.shape[1]} pixels")
+    assert sample.json_member is not None, "scanning has found it"
     about = read_member(descriptor, sample.json_member)
     wanted = {"frames": sample.frames, "label": sample.label, "crc32": sample.media.crc32}
     if sample.input is not None:
