@@ -1,26 +1,22 @@
 """Packing: sources to a folder of shards, whole or not at all."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from agehpc.data.encode import (
-    encode,
-    encode_many,
-    is_grey,
-)
+from agehpc.data import journal as journals
+from agehpc.data.encode import encode_many, is_grey
+from agehpc.data.journal import Journal, Outcome, key_of, locked
 from agehpc.data.pieces import Piece, Reject, Settings
+from agehpc.data.processes import WorkerDiedError, mapped
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -32,7 +28,6 @@ from agehpc.data.shards import (
     dataset_id,
 )
 from agehpc.data.sources import Source, split_groups
-from agehpc.data.workers import immune
 from agehpc.data.writer import ShardWriter, sync
 from agehpc.errors import DataError, UsageError
 
@@ -97,26 +92,54 @@ def channels_of(sources: Sequence[Source]) -> Literal[1, 3]:
     return 1 if known and all(known) else 3
 
 
-def pack(plan: Plan, out: Path, *, overwrite: bool, workers: int, progress: Progress) -> Manifest:
+def pack(
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool,
+    workers: int,
+    progress: Progress,
+    resume: bool = False,
+) -> Manifest:
     """Pack into the folder `out` and return its manifest.
 
     The bytes are the same for any number of workers. `out` appears complete or stays as it was:
     UsageError where it exists, DataError where no source is usable or the disk is full.
+    With `resume`, which needs sources that are files, what a stopped or killed packing of the same
+    plan had finished is kept in a hidden folder beside `out` and used.
     """
     refuse_existing(out, overwrite)
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
+    unfinished = out.absolute().with_name(f".{out.absolute().name}.partial")
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        manifest = _pack_into(partial, plan, workers, progress)
-        _move(partial, out, overwrite)
+        with locked(unfinished, out):
+            keep = False
+            try:
+                manifest = _pack_into(unfinished, plan, workers, progress, resume)
+                (unfinished / journals.NAME).unlink()
+                _move(unfinished, out, overwrite)
+            except (KeyboardInterrupt, WorkerDiedError):
+                keep = resume and _say_what_is_kept(unfinished)
+                raise
+            finally:
+                if not keep:
+                    shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"packing into {out} failed: {error.strerror or error}; nothing was kept. "
             "Free space or choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _say_what_is_kept(unfinished: Path) -> bool:
+    """Tell whether shards were finished, and say so."""
+    finished = len(list(unfinished.glob("*.idx.json")))
+    if finished:
+        sys.stderr.write(
+            f"{finished} finished shard(s) are kept in {unfinished}: "
+            "the same command goes on from there\n"
+        )
+    return finished > 0
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
@@ -129,56 +152,66 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} already holds shards: add --overwrite to replace them")
 
 
-def _move(partial: Path, out: Path, overwrite: bool) -> None:
+def _move(unfinished: Path, out: Path, overwrite: bool) -> None:
     refuse_existing(out, overwrite)
-    old = partial.with_suffix(".old")
+    old = unfinished.with_suffix(".old")
     if (out / MANIFEST).is_file():
         out.rename(old)
-    partial.rename(out)
+    unfinished.rename(out)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _pack_into(partial: Path, plan: Plan, workers: int, progress: Progress) -> Manifest:
+def _pack_into(
+    unfinished: Path, plan: Plan, workers: int, progress: Progress, resume: bool
+) -> Manifest:
     groups = set(plan.groups)
     while True:
-        partial.mkdir()
         splits = plan.splits(groups)
-        tally = _pass(partial, plan, splits, workers, progress)
+        key = key_of(plan, splits) if resume else ""
+        with closing(Journal(unfinished, key)) as journal:
+            tally = _pass(unfinished, plan, splits, workers, progress, journal)
         usable = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
         if not usable:
             raise _nothing_left(plan, tally.rejects)
         both = len({splits[group] for group in usable}) > 1
         if both or not plan.validation_fraction or len(usable) < 2 or usable == groups:
-            return _write_manifest(partial, plan, splits, tally)
+            return _write_manifest(unfinished, plan, splits, tally)
         # Every source of a split was rejected: split the groups that are left.
         groups = usable
-        shutil.rmtree(partial)
 
 
 def _pass(
-    partial: Path, plan: Plan, splits: dict[str, Split], workers: int, progress: Progress
+    unfinished: Path,
+    plan: Plan,
+    splits: dict[str, Split],
+    workers: int,
+    progress: Progress,
+    journal: Journal,
 ) -> Tally:
     classes = _classes(plan)
     tally = Tally()
     writers: dict[Split, ShardWriter] = {
-        s: ShardWriter(partial, s, plan.samples_per_shard) for s in SPLITS
+        split: ShardWriter(unfinished, split, plan.samples_per_shard, journal) for split in SPLITS
     }
+    # Groups without a split gave nothing in the pass before.
+    sides = [splits.get(group, "train") for group in plan.groups]
+    done = journal.encoded(sides, plan.samples_per_shard)
+    todo = [source for number, source in enumerate(plan.sources) if number not in done]
     try:
-        for number, result in enumerate(_encoded(plan, workers)):
-            if isinstance(result, Reject):
-                tally.rejects[number] = result
-            else:
-                label = plan.labels[number]
-                shared = {
-                    "group": plan.groups[number],
-                    "class": label,
-                    "label": -1 if label is None else classes.index(label),
-                }
-                for piece in result:
-                    about = piece.about | shared
-                    writers[splits[plan.groups[number]]].write(piece.media, about)
-                    tally.rates[piece.about.get("fps", "")] += piece.about["frames"]
-            progress(number + 1, len(plan.sources))
+        with closing(_encoded(todo, plan.settings, workers)) as results:
+            for number in range(len(plan.sources)):
+                writer = writers[sides[number]]
+                if number in done:
+                    outcome = journal.outcomes[number]
+                    writer.skip(len(outcome.samples))
+                else:
+                    outcome = _write_source(plan, number, next(results), writer, classes)
+                    journal.add(number, outcome)
+                if outcome.reject:
+                    tally.rejects[number] = outcome.reject
+                for rate, frames in outcome.samples:
+                    tally.rates[rate] += frames
+                progress(number + 1, len(plan.sources))
         tally.shards = {split: writer.close() for split, writer in writers.items()}
     finally:
         for writer in writers.values():
@@ -186,48 +219,41 @@ def _pass(
     return tally
 
 
-def _encoded(plan: Plan, workers: int) -> Iterator[list[Piece] | Reject]:
+def _write_source(
+    plan: Plan,
+    number: int,
+    result: list[Piece] | Reject,
+    writer: ShardWriter,
+    classes: Sequence[str],
+) -> Outcome:
+    if isinstance(result, Reject):
+        return Outcome(reject=result)
+    label = plan.labels[number]
+    shared = {
+        "group": plan.groups[number],
+        "class": label,
+        "label": -1 if label is None else classes.index(label),
+    }
+    for piece in result:
+        writer.write(piece.media, piece.about | shared)
+    return Outcome(samples=tuple((p.about.get("fps", ""), p.about["frames"]) for p in result))
+
+
+def _encoded(
+    sources: Sequence[Source], settings: Settings, workers: int
+) -> Generator[list[Piece] | Reject, None, None]:
     """Yield the result of every source, in order."""
-    if workers <= 1:
-        for source in plan.sources:
-            yield encode(source, plan.settings)
-        return
-    chunk = CHUNK[plan.settings.kind]
-    chunks = (plan.sources[i : i + chunk] for i in range(0, len(plan.sources), chunk))
-    with _pool(workers) as pool:
-        waiting: deque[Future[list[list[Piece] | Reject]]] = deque()
-        for task in chunks:
-            with immune({signal.SIGINT}):  # submitting may start a process
-                waiting.append(pool.submit(encode_many, task, plan.settings))
-            # Results wait for their turn in memory: only so many.
-            if len(waiting) > 4 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+    # One by one in this process: a chunk would hold its results back.
+    size = CHUNK[settings.kind] if workers > 1 else 1
+    chunks = (sources[i : i + size] for i in range(0, len(sources), size))
+    with closing(mapped(partial(encode_many, settings=settings), chunks, workers)) as results:
+        for result in results:
+            yield from result
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that ends at once when the packing is stopped."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise DataError(
-            "a packing process died (out of memory, or a source that crashes the decoder): run "
-            "again with --workers 1 to see at which source"
-        ) from None
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _write_manifest(partial: Path, plan: Plan, splits: dict[str, Split], tally: Tally) -> Manifest:
+def _write_manifest(
+    unfinished: Path, plan: Plan, splits: dict[str, Split], tally: Tally
+) -> Manifest:
     settings = plan.settings
     used = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
     classes = tuple(_classes(plan))
@@ -262,8 +288,8 @@ def _write_manifest(partial: Path, plan: Plan, splits: dict[str, Split], tally: 
         json.dumps({"source": plan.sources[i].name, "reason": r.reason, "detail": r.detail})
         for i, r in sorted(tally.rejects.items())
     )
-    _write(partial / REJECTS, "".join(f"{line}\n" for line in lines))
-    _write(partial / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    _write(unfinished / REJECTS, "".join(f"{line}\n" for line in lines))
+    _write(unfinished / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 

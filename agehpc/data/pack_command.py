@@ -197,7 +197,12 @@ def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int
         sys.stdout.write(intention(plan, out, flags.json))
         return EXIT_DONE
     manifest = pack(
-        plan, Path(out), overwrite=flags.overwrite, workers=flags.workers, progress=_progress
+        plan,
+        Path(out),
+        overwrite=flags.overwrite,
+        workers=flags.workers,
+        progress=_progress,
+        resume=True,
     )
     sys.stdout.write(
         manifest.model_dump_json(indent=2) + "\n" if flags.json else summary(manifest, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from agehpc.data.index import describe, index_name, scan
+from agehpc.data.journal import Journal
 from agehpc.data.shards import ShardInfo, Split
 
 if TYPE_CHECKING:
@@ -20,28 +21,44 @@ MODE = 0o444
 class ShardWriter:
     """Writes the samples of one split into shards of `samples_per_shard`; call `close` at the end.
 
-    The bytes depend on the samples alone: fixed owner, mode and time, USTAR headers.
+    The bytes depend on the samples alone: fixed owner, mode and time, USTAR headers. The shards
+    that `journal` knows as finished are left as they are: their samples are only counted.
     """
 
-    def __init__(self, directory: Path, split: Split, samples_per_shard: int) -> None:
+    def __init__(
+        self, directory: Path, split: Split, samples_per_shard: int, journal: Journal
+    ) -> None:
         self.directory = directory
-        self.split = split
+        self.split: Split = split
         self.samples_per_shard = samples_per_shard
-        self.shards: list[ShardInfo] = []
+        self._journal = journal
         self._tar: TarWriter | None = None
         self._output: _Output | None = None
         self._count = 0
 
+    @property
+    def shards(self) -> list[ShardInfo]:
+        """The shards that are finished."""
+        return self._journal.shards[self.split]
+
+    def skip(self, count: int) -> None:
+        """Count samples that lie in finished shards."""
+        self._count += count
+
     def write(self, media: dict[str, bytes], about: dict[str, Any]) -> None:
         """Append one sample: its media members by extension, and what its json member says."""
+        shard, index = divmod(self._count, self.samples_per_shard)
+        self._count += 1
+        if shard < len(self.shards):
+            return
         if self._tar is None:
+            assert index == 0
             self._open()
-        key = f"{self.split}-{len(self.shards):06d}-{self._count:06d}"
+        key = f"{self.split}-{shard:06d}-{index:06d}"
         text = json.dumps(about, sort_keys=True, separators=(",", ":"))
         assert self._tar is not None
         self._tar.write({"__key__": key, **media, "json": text.encode()})
-        self._count += 1
-        if self._count == self.samples_per_shard:
+        if index + 1 == self.samples_per_shard:
             self._finish()
 
     def close(self) -> tuple[ShardInfo, ...]:
@@ -71,7 +88,6 @@ class ShardWriter:
         self._tar = TarWriter(
             cast(BinaryIO, self._output), user=OWNER, group=OWNER, mode=MODE, mtime=0, encoder=False
         )
-        self._count = 0
 
     def _finish(self) -> None:
         assert self._tar is not None
@@ -84,8 +100,8 @@ class ShardWriter:
         with (self.directory / index_name(path.name)).open("w", encoding="utf-8") as file:
             file.write(index.model_dump_json(exclude_none=True))
             sync(file)
-        self.shards.append(describe(path, index))
         self._tar = self._output = None
+        self._journal.finish(self.split, describe(path, index))
 
 
 class _Output:
