@@ -1,15 +1,16 @@
 """Finding sources: folders, files, globs, tar archives, and files that hold many samples."""
 
 import glob
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 from agehpc.data import arrays, idx, tfrecords
+from agehpc.data.groups import folder_of, groups, named_label
 from agehpc.data.pieces import Reading
 from agehpc.data.shards import Kind
 from agehpc.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, hash_of
-from agehpc.errors import DataError, UsageError
+from agehpc.errors import UsageError
 
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
@@ -62,8 +63,11 @@ def _check_used(reading: Reading, found: Sequence[Source]) -> None:
     if reading.layout and not of_arrays:
         raise UsageError(f"--layout {reading.layout} is for .npy and .npz files: SRC holds none")
     of_records = any(isinstance(s, tfrecords.Record) for s in found)
-    if (reading.image_key or reading.label_key) and not of_arrays and not of_records:
-        raise UsageError("--image-key and --label-key are for .npz and TFRecord: SRC holds none")
+    of_tars = any(source.path.suffix.lower() == ".tar" for source in found)
+    if reading.image_key and not of_arrays and not of_records:
+        raise UsageError("--image-key is for .npz and TFRecord: SRC holds none")
+    if reading.label_key and not of_arrays and not of_records and not of_tars:
+        raise UsageError("--label-key is for .npz, TFRecord and tars: SRC holds none")
 
 
 def _expand(argument: str, reading: Reading) -> Iterator[Source]:
@@ -105,7 +109,7 @@ def _file(path: Path, name: str, reading: Reading, *, named: bool) -> Iterator[S
     if path.name.lower().endswith(PACKED_TARS):
         raise UsageError(f"{path} is a compressed tar: unpack it, or decompress it to a .tar")
     if path.suffix.lower() == ".tar":
-        yield from _tar(path)
+        yield from _tar(path, reading)
     elif idx.holds_images(path):
         yield from idx.rows(path, name, reading)
     elif tfrecords.is_one(path):
@@ -116,12 +120,14 @@ def _file(path: Path, name: str, reading: Reading, *, named: bool) -> Iterator[S
         yield Source(path, name, path.resolve().parent.name)
 
 
-def _tar(path: Path) -> Iterator[Source]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if info.isfile():
-                    folder = PurePosixPath(info.name).parent.name or path.stem
-                    yield Source(path, info.name, folder, info.offset_data, info.size)
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is not a readable tar: {error}") from None
+def _tar(path: Path, reading: Reading) -> Iterator[Source]:
+    with path.open("rb") as file:
+        for key, group in groups(path).items():
+            sources = [
+                Source(path, entry.name, folder_of(path, key), entry.offset, entry.size)
+                for entry in group.values()
+            ]
+            if any(source.kind for source in sources):
+                label = named_label(file, group, reading.label_key)
+                sources = [replace(source, label=label) for source in sources]
+            yield from sources

@@ -15,6 +15,7 @@ from typing import Literal
 from agehpc.data import journal as journals
 from agehpc.data.encode import encode_many, is_grey
 from agehpc.data.journal import Journal, Outcome, key_of, locked
+from agehpc.data.labels import class_names
 from agehpc.data.pieces import Piece, Reject, Settings
 from agehpc.data.processes import WorkerDiedError, mapped
 from agehpc.data.shards import (
@@ -70,20 +71,6 @@ class Tally:
     rejects: dict[int, Reject] = field(default_factory=dict)
     """By number of the source."""
     shards: Shards = field(default_factory=dict)
-
-
-def label_of(sources: Sequence[Source]) -> list[str | None]:
-    """Return the class of each source.
-
-    It is what the files themselves say, where any does. Otherwise it is the name of the source's
-    folder; one folder alone says nothing.
-    """
-    if any(source.label is not None for source in sources):
-        return [source.label for source in sources]
-    folders = [source.folder for source in sources]
-    if len(set(folders)) < 2:
-        return [None] * len(folders)
-    return list(folders)
 
 
 def channels_of(sources: Sequence[Source]) -> Literal[1, 3]:
@@ -188,13 +175,13 @@ def _pass(
     progress: Progress,
     journal: Journal,
 ) -> Tally:
-    classes = _classes(plan)
+    classes = class_names(plan.labels)
     tally = Tally()
     writers: dict[Split, ShardWriter] = {
         split: ShardWriter(unfinished, split, plan.samples_per_shard, journal) for split in SPLITS
     }
     # Groups without a split gave nothing in the pass before.
-    sides = [splits.get(group, "train") for group in plan.groups]
+    sides: list[Split] = [splits.get(group, "train") for group in plan.groups]
     done = journal.encoded(sides, plan.samples_per_shard)
     todo = [source for number, source in enumerate(plan.sources) if number not in done]
     try:
@@ -256,7 +243,7 @@ def _write_manifest(
 ) -> Manifest:
     settings = plan.settings
     used = {g for i, g in enumerate(plan.groups) if i not in tally.rejects}
-    classes = tuple(_classes(plan))
+    classes = class_names(plan.labels)
     video = settings.kind == "video"
     pairs = None
     if settings.pairs:
@@ -306,16 +293,6 @@ def _encoder(settings: Settings) -> dict[str, str | int | float | None]:
         "clip_len": settings.clip_len,
         "fps": None if settings.fps is None else str(settings.fps),
     }
-
-
-def _classes(plan: Plan) -> list[str]:
-    names = {label for label in plan.labels if label is not None}
-    return sorted(names, key=int if all(map(_is_number, names)) else None)
-
-
-def _is_number(name: str) -> bool:
-    """Tell whether a name is a whole number, written in one way only."""
-    return name.isdecimal() and str(int(name)) == name
 
 
 def _write(path: Path, text: str) -> None:

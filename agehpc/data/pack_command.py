@@ -211,7 +211,8 @@ def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int
 
 
 def _plan(flags: Flags, arguments: list[str], kind: "Kind | None") -> "Plan":
-    from agehpc.data.pack import Plan, channels_of, label_of
+    from agehpc.data.labels import label_of
+    from agehpc.data.pack import Plan, channels_of
     from agehpc.data.pairs import input_channels
     from agehpc.data.sources import group_of, group_pattern
 

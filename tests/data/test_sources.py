@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agehpc.data.find import find
-from agehpc.data.pack import label_of
+from agehpc.data.labels import label_of
 from agehpc.data.sources import Source, group_of, group_pattern, split_groups
 from agehpc.errors import DataError, UsageError
 
