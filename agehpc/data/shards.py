@@ -1,7 +1,8 @@
 """Shards on disk: the manifest of a folder.
 
 A folder holds `<split>-<shard>.tar` (USTAR, readable by webdataset), `<split>-<shard>.idx.json`
-beside each, `rejects.jsonl` and `manifest.json`, which is written last.
+beside each, `rejects.jsonl` and `manifest.json`, which is written last. Of tars made by others it
+holds links, under the names that they have.
 """
 
 import hashlib
@@ -39,6 +40,7 @@ class ShardInfo(Record):
     samples: Natural
     frames: Natural
     least_frames: Natural  # of its shortest sample
+    index_sha256: str | None = None  # of a tar made by others: classes are in its index alone
 
 
 Shards = dict[Split, tuple[ShardInfo, ...]]
@@ -49,6 +51,7 @@ class Manifest(Record):
 
     format: Literal["agehpc-wds/1"]
     dataset_id: str
+    origin: Literal["packed", "indexed"] = "packed"  # indexed: tars made by others, as they are
     kind: Kind
     size: int
     channels: Literal[1, 3]
@@ -79,7 +82,10 @@ def dataset_id(
 
     `pairs`: how the input images were made, and their channels.
     """
-    sums = {split: [shard.sha256 for shard in shards[split]] for split in sorted(shards)}
+    sums = {
+        split: [shard.sha256 + (shard.index_sha256 or "") for shard in shards[split]]
+        for split in sorted(shards)
+    }
     parts = [FORMAT, kind, size, channels, list(classes), sums]
     text = json.dumps(parts if pairs == (None, None) else [*parts, *pairs])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -97,7 +103,7 @@ def read_manifest(directory: str | Path) -> Manifest:
     except FileNotFoundError:
         raise DataError(
             f"{directory} has no {MANIFEST}, so it is not a complete folder of shards: "
-            "make one with `agehpc data pack SRC OUT`"
+            "make one with `agehpc data pack SRC OUT`, or `agehpc data index` for tars of others"
         ) from None
     except ValidationError as error:
         raise DataError(f"{path} is damaged: {first_fault(error)}; pack the shards again") from None

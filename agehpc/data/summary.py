@@ -7,6 +7,8 @@ from pathlib import Path
 from agehpc.data.pack import Plan
 from agehpc.data.shards import Manifest
 
+LONG_GOP = 32  # from here on a random clip costs noticeably more
+
 
 def intention(plan: Plan, out: str, as_json: bool) -> str:
     """Say what would be packed."""
@@ -35,11 +37,32 @@ def intention(plan: Plan, out: str, as_json: bool) -> str:
 
 def summary(manifest: Manifest, out: str) -> str:
     """Say what was packed."""
-    video = manifest.kind == "video"
-    lines = [
+    head = (
         f"packed {manifest.sources} {manifest.kind} source(s) at {manifest.size} pixels, "
         f"{manifest.channels} channel(s), into {out}"
-    ]
+    )
+    return "\n".join([head, *_held(manifest, out)]) + "\n"
+
+
+def indexed(manifest: Manifest, out: str) -> str:
+    """Say what was indexed."""
+    head = (
+        f"indexed {manifest.sources} {manifest.kind}(s) of {manifest.size} pixels, "
+        f"{manifest.channels} channel(s), where they are; train with --data.shards {out}"
+    )
+    lines = [head, *_held(manifest, out)]
+    gop = manifest.encoder.get("gop")
+    if isinstance(gop, int) and gop > LONG_GOP:
+        lines.append(
+            f"  slow       up to {gop} frames between keyframes: `agehpc data pack` makes a random "
+            "clip decode several times faster"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _held(manifest: Manifest, out: str) -> list[str]:
+    video = manifest.kind == "video"
+    lines = []
     for split, shards in manifest.splits.items():
         frames = f", {sum(shard.frames for shard in shards)} frames" if video else ""
         lines.append(
@@ -52,7 +75,7 @@ def summary(manifest: Manifest, out: str) -> str:
     lines.append(f"  classes    {_some(manifest.classes)}")
     for reason, count in sorted(manifest.rejects.items()):
         lines.append(f"  rejected   {count} {reason}: see {Path(out) / 'rejects.jsonl'}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ class Verify:
     """
 
     directory: Annotated[str, Positional, arg(metavar="DIR", help_behavior_hint="(required)")] = ""
-    """Folder made by `agehpc data pack`."""
+    """Folder made by `agehpc data pack` or `index`."""
     quick: Annotated[bool, FlagCreatePairsOff] = False
     """Check lengths and checksums of the shards only."""
     json: Annotated[bool, FlagCreatePairsOff] = False
@@ -81,17 +82,22 @@ def _shard(directory: Path, manifest: "Manifest", shard: "ShardInfo", quick: boo
     from agehpc.data.index import describe, index_name, read_index, scan
 
     path = directory / shard.name
+    place = directory / index_name(shard.name)
     if not path.is_file():
         yield f"{path}: missing"
         return
+    if not place.is_file():
+        yield f"{path}: its index {place.name} is missing"
+        if manifest.origin == "indexed":  # the tar alone does not tell the classes
+            return
     try:
-        if not (directory / index_name(shard.name)).is_file():
-            yield f"{path}: its index {index_name(shard.name)} is missing"
         index = read_index(directory, shard.name)
     except DataError as error:
         yield str(error)
         return
     seen = describe(path, index)
+    if shard.index_sha256 is not None:
+        seen = seen.model_copy(update={"index_sha256": sha256(place.read_bytes()).hexdigest()})
     for field in type(seen).model_fields:
         found, wanted = getattr(seen, field), getattr(shard, field)
         if found != wanted:
@@ -99,10 +105,24 @@ def _shard(directory: Path, manifest: "Manifest", shard: "ShardInfo", quick: boo
     if quick:
         return
     try:
-        yield from _members(path, index, scan(path))
+        if manifest.origin == "indexed":
+            yield from _places(path, index)
+        else:
+            yield from _members(path, index, scan(path))
     except DataError as error:
         yield str(error)
     yield from _samples(path, manifest, index)
+
+
+def _places(path: Path, index: "Index") -> Iterator[str]:
+    """Compare the places in the index of a tar made by others with those in the tar."""
+    from agehpc.data.tars import entries
+
+    held = set(entries(path))
+    for sample in index.samples:
+        for member in (sample.media, sample.json_member):
+            if member and (member.name, member.offset, member.size) not in held:
+                yield f"{path}: {member.name} does not lie where the index says"
 
 
 def _members(path: Path, index: "Index", scanned: "Index") -> Iterator[str]:
@@ -143,14 +163,21 @@ def _sample(descriptor: int, where: str, manifest: "Manifest", sample: "Sample")
         x_THWC = decode_image(media, where)
     if x_THWC.shape[1:3] != (manifest.size, manifest.size):
         raise DataError(f"{where}: {x_THWC.shape[2]}x{x_THWC.shape[1]} pixels")
-    assert sample.json_member is not None, "scanning has found it"
-    about = read_member(descriptor, sample.json_member)
+    about = sample.json_member and read_member(descriptor, sample.json_member)
+    if manifest.origin == "indexed":
+        if sample.json_member and about is None:
+            raise DataError(f"{where}: its json bytes do not match their checksum")
+        return
     wanted = {"frames": sample.frames, "label": sample.label, "crc32": sample.media.crc32}
     if sample.input is not None:
         _input(descriptor, where, manifest, sample.input)
         wanted["input_crc32"] = sample.input.crc32
     elif manifest.pairs:
         raise DataError(f"{where}: it has no input image, the manifest says {manifest.pairs}")
+    if sample.sound is not None:
+        wanted["sound_crc32"] = sample.sound.crc32
+        if read_member(descriptor, sample.sound) is None:
+            raise DataError(f"{where}: the bytes of its sound do not match their checksum")
     if about is None or wanted.items() - json.loads(about).items():
         raise DataError(f"{where}: its json member is not what the index says")
 

@@ -43,6 +43,50 @@ class Frame:
     time: Fraction
 
 
+@dataclass(frozen=True)
+class Facts:
+    """How a video is stored."""
+
+    container: str
+    width: int
+    height: int
+    aspect: Fraction
+    """Width of a pixel over its height."""
+    rotation: int
+    """Degrees by which players turn it."""
+    rate: Fraction
+    constant: bool
+    """Whether the frames are evenly spaced in time."""
+    gop: int
+    """Most frames between two keyframes."""
+
+
+def facts(data: bytes) -> Facts:
+    """Return how a video is stored; VideoError where that cannot be told."""
+    rate, constant = _rate(data)
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            stream = _stream(container)
+            keys = [p.is_keyframe for p in container.demux(stream) if p.size]
+            names = container.format.name.split(",")
+            size = stream.width, stream.height
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(str(error)) from None
+    first = next(_decoded(data))[0]
+    starts = [i for i, key in enumerate(keys) if key] + [len(keys)]
+    return Facts(
+        container="mp4" if "mp4" in names else names[0],
+        width=size[0],
+        height=size[1],
+        aspect=aspect,
+        rotation=round(first.rotation),
+        rate=rate,
+        constant=constant,
+        gop=max((b - a for a, b in itertools.pairwise(starts)), default=len(keys)),
+    )
+
+
 def decode(data: bytes, fps: Fraction | None) -> tuple[Fraction, Iterator[Frame]]:
     """Return the rate of a video and its upright frames at that rate.
 
