@@ -5,6 +5,7 @@ settings alone: one encoder thread, no time stamps.
 """
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from agehpc.data import arrays, video
 from agehpc.data.pairs import pair
 from agehpc.data.pictures import colour, fit, has_one_channel, picture
 from agehpc.data.pieces import Piece, Reject, Settings, UnusableError
+from agehpc.data.sound import Track, has_sound
 from agehpc.data.sources import Source
 
 LEAST_FRAMES = 16  # of the last, shorter segment of a source
@@ -71,20 +73,47 @@ def _video(source: Source, data: bytes, settings: Settings) -> Iterator[Piece]:
     try:
         decode = arrays.decode_clip if isinstance(source, arrays.Row) else video.decode
         rate, frames = decode(data, settings.fps)
+        first = next(frames)
+        track = _track(source, data, settings)
         segments = _segments(
-            (fit(Image.fromarray(f.rgb_HWC), settings, f.aspect) for f in frames), settings
+            (
+                fit(Image.fromarray(f.rgb_HWC), settings, f.aspect)
+                for f in itertools.chain([first], frames)
+            ),
+            settings,
         )
         for number, segment in enumerate(segments):
-            media = video.encode(segment, rate, settings.gop, settings.crf)
-            about = {
-                "frames": video.count_frames(media),
-                "fps": str(rate),
-                "segment": number,
-                "first_frame": number * settings.clip_len,
-            }
-            yield Piece({"mp4": media}, about)
+            mp4 = video.encode(segment, rate, settings.gop, settings.crf)
+            media, about = (
+                {"mp4": mp4},
+                {
+                    "frames": video.count_frames(mp4),
+                    "fps": str(rate),
+                    "gop": settings.gop,
+                    "segment": number,
+                    "first_frame": number * settings.clip_len,
+                },
+            )
+            if track is not None:
+                start = first.time + number * settings.clip_len / rate
+                x_CN = track.cut(start, start + len(segment) / rate)
+                media["flac"] = track.flac(x_CN)
+                about |= {
+                    "sound_rate": track.rate,
+                    "sound_channels": track.channels,
+                    "sound_samples": x_CN.shape[1],
+                    "sound_crc32": zlib.crc32(media["flac"]),
+                }
+            yield Piece(media, about)
     except video.VideoError as error:
         raise UnusableError("undecodable", str(error)) from None
+
+
+def _track(source: Source, data: bytes, settings: Settings) -> Track | None:
+    """Return the sound to keep of a source."""
+    if not settings.sound or isinstance(source, arrays.Row) or not has_sound(data):
+        return None
+    return Track(data)
 
 
 def _segments(frames: Iterator[Image.Image], settings: Settings) -> Iterator[list[np.ndarray]]:

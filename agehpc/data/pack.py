@@ -286,6 +286,7 @@ def _encoder(settings: Settings) -> dict[str, str | int | float | None]:
         form = {"format": settings.image_format, "fit": settings.fit}
         return {**form, **({"pairs_direction": direction} if direction else {})}
     return {
+        **({"sound": "flac"} if settings.sound else {}),
         "codec": "libx264",
         "fit": settings.fit,
         "gop": settings.gop,

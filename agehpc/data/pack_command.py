@@ -42,8 +42,9 @@ class Packing:
     """Frames of a closed group of pictures: smaller seeks faster and takes more space."""
     crf: int = 18
     """Quality of H.264, 1 (best) to 51."""
-    image_format: Literal["auto", "jpg", "png"] = "auto"
-    """Format of images: png is lossless; auto is png for pictures out of arrays, jpg for others."""
+    image_format: Literal["auto", "jpg", "png", "webp"] = "auto"
+    """Format of images: png and webp (the smaller) are lossless; auto is png for pictures out of
+    arrays, jpg for others."""
     validation_fraction: float = 0.1
     """Share of the groups that is held out: 1 group or more where there are 2."""
     hold_out: Annotated[tuple[str, ...], UseAppendAction] = ()
@@ -104,9 +105,12 @@ class Pack(PackingImages):
     """Name of the images in an .npz (default: its one array of images) or in the records of a
     TFRecord file (image/encoded or image)."""
     label_key: str | None = None
-    """Name of the labels: in an .npz labels or y, in TFRecords image/class/label or label."""
+    """Name of the labels: in an .npz labels or y, in TFRecords image/class/label or label, in the
+    json members of a tar class or label (a .cls member goes before)."""
     idx_labels: str | None = None
     """Labels of an IDX file of images; default: the file that MNIST's naming puts beside it."""
+    sound: Annotated[bool, FlagCreatePairsOff] = False
+    """Keep the sound of videos: a FLAC member beside each clip, cut to its time."""
     group_by: str | None = None
     """Regular expression on the path inside SRC; its first (...) names the group of a source."""
 
@@ -287,6 +291,9 @@ def _settings(flags: Flags, kind: "Kind", sources: "Sequence[Source]") -> "Setti
         image_format = "png" if exact else "jpg"
     if kind == "video" and flags.size % 2:
         raise UsageError(f"--size {flags.size} is odd: video is coded in pairs of pixels")
+    sound = isinstance(flags, Pack) and flags.sound
+    if sound and kind == "image":
+        raise UsageError("--sound is for videos: these are images")
     return Settings(
         kind=kind,
         size=flags.size,
@@ -301,6 +308,7 @@ def _settings(flags: Flags, kind: "Kind", sources: "Sequence[Source]") -> "Setti
         pairs=of_images.pairs,
         pairs_factor=of_images.pairs_factor,
         pairs_direction=of_images.pairs_direction,
+        sound=sound,
     )
 
 

@@ -24,7 +24,7 @@ class Settings:
     clip_len: int
     gop: int
     crf: int
-    image_format: Literal["jpg", "png"]
+    image_format: Literal["jpg", "png", "webp"]
     enlarge: bool = True
     """Whether `pad` may enlarge; pictures out of arrays keep their pixels."""
     pairs: Pairs | None = None
@@ -35,6 +35,8 @@ class Settings:
     """Of `side-by-side`: a2b has the input on the left."""
     input_channels: Literal[1, 3] | None = None
     """Channels of the input image; None without pairs."""
+    sound: bool = False
+    """Whether the sound of videos is kept."""
 
 
 Layout = Literal["NHW", "NHWC", "NCHW", "NTHWC"]
