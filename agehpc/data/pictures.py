@@ -35,6 +35,9 @@ def store(image: Image.Image, settings: Settings, channels: int) -> bytes:
     if settings.image_format == "png":
         return png(fitted)
     out = io.BytesIO()
+    if settings.image_format == "webp":
+        fitted.save(out, "WEBP", lossless=True)
+        return out.getvalue()
     fitted.save(out, "JPEG", quality=95, subsampling=0)
     return out.getvalue()
 
@@ -63,10 +66,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _as_wanted(image: Image.Image, settings: Settings, channels: int) -> bool:
     """Tell whether the source's own bytes can be stored; decodes it to be sure of them."""
-    wanted = {"jpg": "JPEG", "png": "PNG"}[settings.image_format]
+    wanted = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[settings.image_format]
     if image.format != wanted or image.size != (settings.size, settings.size):
         return False
     if image.mode != ("L" if channels == 1 else "RGB") or "transparency" in image.info:
+        return False
+    if getattr(image, "n_frames", 1) > 1:
         return False
     image.load()
     return image.getexif().get(EXIF_ORIENTATION, 1) == 1

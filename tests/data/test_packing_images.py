@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agehpc.config.schema import DataConfig
+from agehpc.data.check import check
 from agehpc.data.commands import main
 from agehpc.data.index import read_index
+from agehpc.data.loader import validation_batches
 from agehpc.data.shards import Manifest, read_manifest
 from agehpc.errors import UsageError
 
@@ -23,7 +26,9 @@ def pack(source: Path, *flags: str) -> tuple[Manifest, dict[str, Image.Image]]:
             files = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore
         for name, data in files.items():
             if name.endswith("json"):
-                media = next(d for n, d in files.items() if n[:-4] == name[:-5] and d != data)
+                media = next(
+                    d for n, d in files.items() if n.rpartition(".")[0] == name[:-5] and d != data
+                )
                 found[json.loads(data)["source"]] = Image.open(io.BytesIO(media))
     assert main(["verify", str(out)]) == 0
     return read_manifest(out), found
@@ -146,3 +151,20 @@ def test_jpegs_that_hide_damage_are_rejected(images: Path):
     manifest, packed = pack(images)
     assert list(packed) == ["whole.jpg"]
     assert manifest.rejects == {"undecodable": 2}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_webp_is_lossless(images: Path, mode: str):
+    """WebP knows no grey: what is packed as grey must be read as it was."""
+    shape = (16, 16, 3) if mode == "RGB" else (16, 16)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "a.png")
+    manifest, packed = pack(images, "--image-format", "webp")
+    assert packed["a.png"].format == "WEBP"
+    assert manifest.channels == len(mode)
+    np.testing.assert_array_equal(np.asarray(packed["a.png"].convert(mode)), pixels)
+    values = {"kind": "image", "size": 16, "frames": 1, "shards": str(images.parent / "packed")}
+    data = check(DataConfig.model_validate(values), manifest)
+    (batch,) = validation_batches(data, split="train", batch=1, limit=None)
+    x_HWC = batch.pixels[0].numpy().transpose(1, 2, 0)
+    np.testing.assert_array_equal(x_HWC, pixels.reshape(16, 16, -1))
