@@ -4,6 +4,8 @@ Messages say what is wrong, the value seen, the flag or file, and the fix. Anyth
 escapes a command is a bug and shows its traceback.
 """
 
+import re
+
 EXIT_DONE = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -12,12 +14,37 @@ EXIT_RESTART = 85  # saved, and wants to be run again (time limit, SIGTERM)
 EXIT_INTERRUPTED = 130  # Ctrl-C, after a save
 
 
+MASK = "***"
+_MASKS = (
+    # User and password: all up to the last @ before the path. A password may hold a slash by
+    # mistake; a port is followed by one.
+    (re.compile(r"(?<=://)(?:[^/\s:]*:(?!\d+[/?])\S*|[^/\s?]*)@"), f"{MASK}@"),
+    # Signatures and tokens: the whole query.
+    (re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*[^\s'\":;,.)]"), rf"\1?{MASK}"),
+    # A command may hold them anywhere.
+    (re.compile(r"\bpipe:(?!\*\*\*)\S.*"), f"pipe:{MASK}"),
+)
+
+
+def redact(text: str) -> str:
+    """Return a text with the credentials of the URLs in it masked: user, query, `pipe:` command."""
+    for pattern, mask in _MASKS:
+        text = pattern.sub(mask, text)
+    return text
+
+
 class AgehpcError(ValueError):
-    """Base of every error that is shown as one message instead of a traceback."""
+    """Base of every error that is shown as one message instead of a traceback.
+
+    Whatever the message quotes, it shows no credentials.
+    """
 
     exit_code = EXIT_FAILURE
     silent = False
     """Set where another rank shows the message: this one only ends with its exit code."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class UsageError(AgehpcError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agehpc import __version__
+from agehpc.errors import redact
 from agehpc.files import write_text
 
 PACKAGES = ("torch", "triton", "deepspeed", "webdataset", "decord2", "decord", "av", "numpy")
@@ -37,7 +38,7 @@ def describe(hosts: Sequence[str] = ()) -> dict[str, Any]:
         "devices": devices,
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
     }
 
 

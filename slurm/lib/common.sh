@@ -31,6 +31,12 @@ USAGE
 
 agehpc_say() { echo "agehpc: $*"; }
 
+# Masks the credentials of URLs in quoted words: user, query, and all of a pipe: command.
+agehpc_redact() {
+    sed -E 's#(://)[^/[:space:]]*@#\1***@#g; s#(://[^[:space:]?]*)\\?\?[^[:space:]]*#\1?***#g
+        s#pipe:(\\.|[^\[:space:]])*#pipe:***#g'
+}
+
 agehpc_fail() {
     echo "error: $*" >&2
     exit 2
@@ -116,7 +122,7 @@ agehpc_run() {
     # Rank 0 shares a node with a batch script, but not with a shell of salloc.
     if [[ -n ${SLURMD_NODENAME:-} ]]; then restart=$local_folder.restart; fi
     rm -f "$restart" # a start that was killed may have left it
-    agehpc_say "command:$(printf ' %q' "$@")"
+    agehpc_say "command:$(printf ' %q' "$@" | agehpc_redact)"
     AGEHPC_LOCAL=$local_folder AGEHPC_RESTART_FILE=$restart srun \
         --nodes="$SLURM_NNODES" --ntasks="$((SLURM_NNODES * AGEHPC_TASKS))" \
         --ntasks-per-node="$AGEHPC_TASKS" --cpus-per-task="$AGEHPC_CPUS" \

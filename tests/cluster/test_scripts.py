@@ -1,6 +1,7 @@
 """The batch scripts where no Slurm runs."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -66,6 +67,13 @@ def functions(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run some of the scripts' functions."""
     common = ROOT / "slurm" / "lib" / "common.sh"
     return bash("-c", f"set -euo pipefail; source {common}; {code}", **environ)
+
+
+def test_a_log_shows_no_credentials():
+    words = ["--a", "https://ann:hunter2@h/x?sig=1&b=2", "--b", "pipe:curl -H 'K: s' h/{}", "--c"]
+    code = f"WORDS=({shlex.join(words)}); printf ' %q' \"${{WORDS[@]}}\" | agehpc_redact"
+    done = functions(code)
+    assert done.stdout == " --a https://***@h/x\\?*** --b pipe:*** --c"
 
 
 def test_no_agehpc_command(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -29,6 +30,13 @@ def test_never_holds_the_process_environment(tmp_path, monkeypatch):
     assert json.loads(text)["agehpc"]
     assert "hunter2" not in text
     assert "SECRET_TOKEN" not in text
+
+
+def test_never_holds_credentials_of_urls(monkeypatch):
+    words = ["agehpc", "train", "--data.shards", "https://ann:hunter2@h/a?sig=1", "--out", "run"]
+    monkeypatch.setattr(sys, "argv", words)
+    shown = ["agehpc", "train", "--data.shards", "https://***@h/a?***", "--out", "run"]
+    assert environment.describe()["command"] == shown
 
 
 def git(folder, *words):
