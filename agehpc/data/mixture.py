@@ -88,9 +88,9 @@ def _refuse_unlike(folders: Sequence[str], manifests: Sequence[Manifest]) -> Non
         for folder, value in zip(folders, values, strict=True):
             if value != values[0]:
                 raise ConfigError(
-                    f"--data.shards: {folders[0]} and {folder} cannot be mixed: their "
-                    f"{name.replace('_', ' ')} are {values[0]} and {value}; pack one of them again "
-                    "like the other"
+                    f"--data.shards: {folders[0]} and {folder} cannot be mixed: "
+                    f"{name.replace('_', ' ')} {values[0]} and {value}; pack one again like "
+                    "the other"
                 )
     seen: dict[str, str] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
