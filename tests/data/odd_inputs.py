@@ -100,28 +100,38 @@ def turned(path: Path, frames: Frames, quarter_turns: int) -> bytes:
 
 def edited(path: Path, frames: Frames, *edits: tuple[int, int]) -> bytes:
     """An mp4 with an edit list: (frames shown, first of them), a first of -1 is a pause."""
-    data = bytearray(write(path, frames, options={"bf": "0"}, muxer={"use_editlist": "0"}))
-    movie = _timescale(data, b"mvhd")
-    media = _timescale(data, b"mdhd")
+    data = write(path, frames, options={"bf": "0"}, muxer={"use_editlist": "0"})
+    return with_edits(data, *edits)
+
+
+def with_edits(media: bytes, *edits: tuple[int, int], rate: Fraction = Fraction(RATE)) -> bytes:
+    """Put an edit list into an mp4 of one track that has none."""
+    data = bytearray(media)
+    movie, track = _timescale(data, b"mvhd"), _timescale(data, b"mdhd")
     body = struct.pack(">II", 0, len(edits))
     for shown, first in edits:
-        start = -1 if first < 0 else first * media // RATE
-        body += struct.pack(">IiI", shown * movie // RATE, start, 1 << 16)
+        start = -1 if first < 0 else int(first * track / rate)
+        body += struct.pack(">IiI", int(shown * movie / rate), start, 1 << 16)
     box = _box(b"edts", _box(b"elst", body))
-    assert data.index(b"moov") > data.index(b"mdat"), "inserting moves no chunk"
+    if data.index(b"moov") < data.index(b"mdat"):  # the chunks move
+        table = data.index(b"stco") + 8
+        for at in range(table + 4, table + 4 + 4 * _number(data, table), 4):
+            data[at : at + 4] = (_number(data, at) + len(box)).to_bytes(4, "big")
     header = data.index(b"tkhd") - 4
-    at = header + int.from_bytes(data[header : header + 4], "big")
+    at = header + _number(data, header)
     data[at:at] = box
     for name in (b"trak", b"moov"):
-        length = data.index(name) - 4
-        old = int.from_bytes(data[length : length + 4], "big")
-        data[length : length + 4] = (old + len(box)).to_bytes(4, "big")
+        at = data.index(name) - 4
+        data[at : at + 4] = (_number(data, at) + len(box)).to_bytes(4, "big")
     return bytes(data)
 
 
-def _timescale(data: bytearray, name: bytes) -> int:
-    at = data.index(name) + 16
+def _number(data: bytearray, at: int) -> int:
     return int.from_bytes(data[at : at + 4], "big")
+
+
+def _timescale(data: bytearray, name: bytes) -> int:
+    return _number(data, data.index(name) + 16)
 
 
 def _box(name: bytes, body: bytes) -> bytes:
@@ -135,8 +145,8 @@ def with_cover(path: Path, frames: Frames) -> bytes:
     picture.seek(0)
     with (
         av.open(str(path), "w") as out,
-        av.open(picture) as cover,
-        av.open(io.BytesIO(plain)) as video,
+        av.open(picture, "r") as cover,
+        av.open(io.BytesIO(plain), "r") as video,
     ):
         streams = [out.add_stream_from_template(c.streams.video[0]) for c in (cover, video)]
         streams[0].disposition = Disposition.attached_pic
