@@ -19,8 +19,6 @@ Rows go to benchmarks/results/throughput.csv; benchmarks/README.md tells how the
 """
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import os
@@ -36,13 +34,13 @@ from pathlib import Path
 from typing import Any
 
 from demo_shards import pack_demo
+from results_csv import append
 
 from agehpc.config.load import load
 from agehpc.config.plan import Plan, make_plan
 from agehpc.config.schema import Config, Section
 from agehpc.data.shards import read_manifest
 from agehpc.errors import EXIT_DONE, EXIT_FAILURE, AgehpcError, UsageError
-from agehpc.files import write_text
 from agehpc.observe import metrics
 
 RESULTS = Path(__file__).resolve().parent / "results" / "throughput.csv"
@@ -302,21 +300,6 @@ def ratio(measured: Measured, first: Measured) -> list[float]:
     return [_round(r) for r in (ratios[0], statistics.median(ratios), ratios[-1])]
 
 
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a CSV, atomically; its header is written with the first call."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    writer.writeheader()
-    header = text.getvalue()
-    if before and not before.startswith(header):
-        raise UsageError(f"{path} has other columns than this script writes: name another --out")
-    writer.writerows(rows)
-    added = text.getvalue().removeprefix(header) if before else text.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, before + added)
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows for people to read."""
     lines = [
@@ -339,7 +322,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def bench(options: argparse.Namespace, extra: list[str]) -> int:
     """Measure, print and write down."""
     todo = variants(options, extra)
-    append(options.out, [])  # what cannot be written is better known before than after
+    append(options.out, COLUMNS, [])  # what cannot be written is better known before than after
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "load_at_start": _round(os.getloadavg()[0]),
@@ -365,7 +348,7 @@ def bench(options: argparse.Namespace, extra: list[str]) -> int:
         )
         rows.append(row | {"ratio": ratio(measured[number], measured[first])})
     if rows:
-        append(options.out, [{name: row[name] for name in COLUMNS} for row in rows])
+        append(options.out, COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows])
     if options.json:
         errors = {todo[number].name: text for number, text in failed.items()}
         print(json.dumps({"rows": rows, "failed": errors}, indent=2))

@@ -4,6 +4,7 @@ import statistics
 import sys
 
 import pytest
+import results_csv
 import throughput
 
 from agehpc.config.plan import make_plan
@@ -194,8 +195,8 @@ def test_a_row_holds_medians_and_quartiles_over_all_repeats(tmp_path):
 def test_rows_are_added_under_one_header_and_other_columns_are_refused(tmp_path):
     path = tmp_path / "new" / "t.csv"
     some = dict.fromkeys(throughput.COLUMNS, "a, b")
-    throughput.append(path, [some])
-    throughput.append(path, [some | {"recipe": "second"}, some])
+    results_csv.append(path, throughput.COLUMNS, [some])
+    results_csv.append(path, throughput.COLUMNS, [some | {"recipe": "second"}, some])
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == throughput.COLUMNS
@@ -204,7 +205,7 @@ def test_rows_are_added_under_one_header_and_other_columns_are_refused(tmp_path)
     before = path.read_text().replace("recipe", "receipt", 1)
     path.write_text(before)
     with pytest.raises(UsageError, match="other columns"):
-        throughput.append(path, [some])
+        results_csv.append(path, throughput.COLUMNS, [some])
     assert path.read_text() == before
 
 
