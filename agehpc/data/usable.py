@@ -4,6 +4,7 @@ H height, W width, C channels.
 """
 
 import io
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -106,6 +107,4 @@ def _check_frames(data: bytes, count: int) -> None:
 
 
 def _window(data: bytes, start: int, length: int) -> Iterator[np.ndarray]:
-    for number, frame in enumerate(video.decode(data, None)[1]):
-        if start <= number < start + length:
-            yield frame.rgb_HWC
+    yield from itertools.islice(video.plain_frames(data), start, start + length)
