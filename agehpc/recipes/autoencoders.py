@@ -99,14 +99,20 @@ def superres_64() -> Config:
 
 
 def video_denoising_64() -> Config:
-    """Denoising autoencoder of clips: noise of 0.2 on [0, 1], a residual 3D U-Net.
+    """Denoising autoencoder of clips: noise of 0.2 on [0, 1], a 3D U-Net.
+
+    It gives the clean clip, not the noise: what its first stage halves three times, to 16 channels
+    from 24 values, can hold a clip but not noise.
 
     agehpc data pack actions64.tar shards/actions --group-by '(p[0-9]+)_' \\
         --validation-fraction 0.25
     agehpc train video_denoising_64 --data.shards shards/actions --out runs/denoising \\
         --train.max-minutes 10
+
+    Measured on 40 clips of 5 people in 5 minutes on one CPU core (5.2 kimg): from 14.3 to 29.3 dB on
+    16 clips of 2 unseen people; a network of the noise reached 18.5 dB.
     """
-    system = DenoisingSystem(residual=True, reconstruction="l1", pixels="signed")
+    system = DenoisingSystem(reconstruction="l1", pixels="signed")
     model = ModelConfig(translator=UnetConfig(width=16, max_width=128, norm="none", dropout=0.0))
     return _clips("video_denoising_64", system, model)
 
