@@ -132,11 +132,14 @@ def test_domains_are_chosen_by_name(
     with_second(monkeypatch)
     plain = command.split_data
 
+    unpaired = {"pairing": "unpaired", "domains": ("dark", "light")}
+
     def with_domains(config, flags):
-        return plain(config, flags).model_copy(update={"domains": ("dark", "light")})
+        return plain(config, flags).model_copy(update=unpaired)
 
     monkeypatch.setattr(command, "split_data", with_domains)
-    x = samples_at(model.config.data, split="validation", positions=[0]).pixels[0, 0].numpy()
+    data = model.config.data.model_copy(update=unpaired)
+    x = samples_at(data, split="validation", positions=[0]).pixels[0, 0].numpy()
     for to, source in (("light", x), ("dark", x // 2)):
         words = ("transfer", image_run, "--n", 1, "--to", to, "--out", tmp_path)
         told = figures(capsys, *words)
