@@ -13,25 +13,31 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from agehpc.data.damage import MediaError, undecodable, wrong_count
+from agehpc.data.damage import MediaError, other_size, undecodable, wrong_count
+
+# IndexError: PyAV, where a stream appears that the header did not announce.
+ERRORS = (FFmpegError, ValueError, IndexError)
 
 
 def decode_range(media: bytes, low: int, high: int, frames: int, size: int | None) -> np.ndarray:
     """Decode frames low..high of a clip of `frames`: THWC. MediaError where it is damaged.
 
-    `size` is for other decoders.
+    `size` is its height and width where they are known.
     """
-    del size
     try:
         with av.open(io.BytesIO(media), "r") as container:
             if not container.streams.video:
                 raise MediaError("open", "it has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise MediaError("open", "its codec is not known")
+            if size is not None and (stream.width, stream.height) != (size, size):
+                raise other_size(stream.width, stream.height, size)
             packets = [packet for packet in container.demux(stream) if packet.size]
             if len(packets) != frames:
                 raise wrong_count(len(packets), frames)
             return _range(stream, packets, low, high)
-    except (FFmpegError, ValueError) as error:
+    except ERRORS as error:
         raise undecodable("open", error) from None
 
 

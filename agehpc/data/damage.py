@@ -47,3 +47,8 @@ def undecodable(kind: Damage, error: Exception) -> MediaError:
     """Return the error for what a library complains of, with its last line."""
     lines = str(error).strip().splitlines()
     return MediaError(kind, f"it cannot be decoded ({lines[-1] if lines else 'no reason'})")
+
+
+def other_size(width: int, height: int, size: int) -> MediaError:
+    """Return the error for media of another size than was packed."""
+    return MediaError("open", f"it has {width}x{height} pixels instead of {size}x{size}")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from agehpc.data import jpeg
-from agehpc.data.damage import MediaError, damaged
+from agehpc.data.damage import MediaError, damaged, other_size
 from agehpc.data.index import Sample, read_index, read_member
 from agehpc.data.lean import LeanSamples
 from agehpc.data.shards import Manifest, Split
@@ -108,11 +108,11 @@ def decode_video(
     try:
         _check_counts(media, frames)
         x_THWC = load_decoder(decoder)(media, low, high, frames, size)
+        height, width = x_THWC.shape[1:3]
+        if size is not None and (height, width) != (size, size):
+            raise other_size(width, height, size)
     except MediaError as error:
         raise damaged(where, error.reason, error.kind) from None
-    height, width = x_THWC.shape[1:3]
-    if size is not None and (height, width) != (size, size):
-        raise damaged(where, _other_size(width, height, size), "open")
     return x_THWC[indices - low]
 
 
@@ -150,10 +150,6 @@ def _check_counts(media: bytes, frames: int) -> None:
         raise MediaError("short", f"its header does not declare {frames} frames")
 
 
-def _other_size(width: int, height: int, size: int) -> str:
-    return f"it has {width}x{height} pixels instead of {size}x{size}"
-
-
 def decode_image(media: bytes, where: str, size: int | None = None) -> np.ndarray:
     """Decode a jpg or png: uint8 THWC with T = 1 and C = 1 or 3.
 
@@ -186,7 +182,7 @@ def _png(media: bytes, size: int | None) -> np.ndarray:
 def _check_form(form: tuple[int, int], size: int | None, mode: str, modes: Container[str]) -> None:
     """Raise MediaError for a header that is not as packed: a damaged one may claim gigabytes."""
     if size is not None and form != (size, size):
-        raise MediaError("open", _other_size(*form, size))
+        raise other_size(*form, size)
     if mode not in modes:
         raise MediaError("open", f"its pixels are {mode}, neither grey nor RGB")
 

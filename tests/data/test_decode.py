@@ -1,5 +1,7 @@
 import os
+import pickle
 import shutil
+import sys
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -9,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agehpc.data import video
+from agehpc.data import decode, video
 from agehpc.data.commands import main
+from agehpc.data.damage import DamagedError, damaged
 from agehpc.data.decode import Decoder, Reader, decode_video, to_channels
 from agehpc.data.index import index_name, read_index, scan
 from agehpc.data.shards import read_manifest
-from agehpc.errors import DataError
+from agehpc.errors import ConfigError, DataError
 from tests.data.samples import decode_pyav, ramp
 
 DECODERS = get_args(Decoder)
@@ -73,10 +76,42 @@ def test_every_width_is_read(size: int, decoder: Decoder):
     np.testing.assert_array_equal(got, decode_pyav(media)[[5, 1, 2]])
 
 
-def test_another_number_of_frames_is_damage():
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_another_number_or_size_of_frames_is_damage(decoder: Decoder):
     media = video.encode(ramp(6, 16, 16), Fraction(25), gop=4, crf=18)
-    with pytest.raises(DataError, match="here is damaged: its header does not declare 9 frames"):
-        decode_video(media, np.arange(3), 9, "here")
+    with pytest.raises(
+        DamagedError, match="here is damaged: its header does not declare 9 frames"
+    ) as short:
+        decode_video(media, np.arange(3), 9, "here", decoder=decoder)
+    assert short.value.kind == "short"
+    with pytest.raises(DamagedError, match="16x16 pixels instead of 32x32") as other:
+        decode_video(media, np.arange(3), 6, "here", 32, decoder)
+    assert other.value.kind == "open"
+    with pytest.raises(DamagedError):  # by the fast path of decord, which sees it by itself
+        decode_video(media, np.arange(3), 6, "here", 64, decoder)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "media", [b"", bytes(4000), b"<html>404</html>" * 99, b"stts" + bytes(9) + b"stsz" + bytes(12)]
+)
+def test_what_is_no_clip(media: bytes, decoder: Decoder):
+    with pytest.raises(DamagedError) as caught:
+        decode_video(media, np.arange(3), 6, "here", 64, decoder)
+    assert caught.value.kind in ("open", "short")
+
+
+def test_a_decoder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    decode._decode_range.cache_clear()
+    monkeypatch.delattr("agehpc.data.by_decord")
+    monkeypatch.setitem(sys.modules, "agehpc.data.by_decord", None)
+    with pytest.raises(ConfigError, match=r"decord cannot be loaded .*decord2.*--data\.decoder"):
+        decode_video(video.encode(ramp(6, 16, 16), Fraction(25), 4, 18), np.arange(3), 6, "here")
+
+
+def test_damage_travels_between_processes():
+    error = pickle.loads(pickle.dumps(damaged("here", "why", "short")))
+    assert (str(error), error.kind) == (str(damaged("here", "why", "short")), "short")
 
 
 def test_a_flipped_byte_is_found_by_its_checksum(copied: Path):
