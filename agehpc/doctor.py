@@ -212,7 +212,7 @@ def _slurm_version() -> Row:
 
 def decoders() -> list[Row]:
     """Encode a clip and decode it as training does."""
-    reinstall = "pip install --force-reinstall --no-deps av decord2"
+    reinstall = "pip install --force-reinstall --no-deps av decord2 simplejpeg"
     try:
         import numpy as np
 

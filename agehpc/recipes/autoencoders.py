@@ -109,8 +109,8 @@ def video_denoising_64() -> Config:
     agehpc train video_denoising_64 --data.shards shards/actions --out runs/denoising \\
         --train.max-minutes 10
 
-    Measured on 40 clips of 5 people in 5 minutes on one CPU core (5.2 kimg): from 14.3 to 29.3 dB on
-    16 clips of 2 unseen people; a network of the noise reached 18.5 dB.
+    Measured on 40 clips of 5 people in 5 minutes on one CPU core (5.2 kimg): from 14.3 to 29.3 dB
+    on 16 clips of 2 unseen people; a network of the noise reached 18.5 dB.
     """
     system = DenoisingSystem(reconstruction="l1", pixels="signed")
     model = ModelConfig(translator=UnetConfig(width=16, max_width=128, norm="none", dropout=0.0))

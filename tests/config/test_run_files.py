@@ -111,6 +111,7 @@ def test_which_run_is_the_same(tmp_path):
         "train.kimg": 1.0,
         "train.micro_batch": 2,
         "players.critics.zero.stage": 2,
+        "data.decoder": "pyav",
         "data.workers": 3,
         "data.shards": "elsewhere",
         "observe.tick_kimg": 9.0,

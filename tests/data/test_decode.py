@@ -102,7 +102,7 @@ def test_what_is_no_clip(media: bytes, decoder: Decoder):
 
 
 def test_a_decoder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
-    decode._decode_range.cache_clear()
+    decode.load_decoder.cache_clear()
     monkeypatch.delattr("agehpc.data.by_decord")
     monkeypatch.setitem(sys.modules, "agehpc.data.by_decord", None)
     with pytest.raises(ConfigError, match=r"decord cannot be loaded .*decord2.*--data\.decoder"):
