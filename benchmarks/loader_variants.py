@@ -210,7 +210,7 @@ def ffmpeg(packed: bool) -> Callable[[Path], Work]:
             # As often as a concatenation is opened, so many times a process is started: list all.
             listing = folder / f"list-{packed}.txt"
             listing.write_text("".join(f"file '{path}'\n" for path in paths * units))
-            words = ["ffmpeg", "-v", "error", "-threads", "1", "-f", "concat", "-safe", "0"]
+            words = ["ffmpeg", "-v", "fatal", "-threads", "1", "-f", "concat", "-safe", "0"]
             words += ["-i", str(listing), "-an", "-frames:v", str(units * FRAMES)]
             subprocess.run([*words, "-fps_mode", "passthrough", "-f", "null", "-"], check=True)
 
