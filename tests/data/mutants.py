@@ -13,6 +13,7 @@ from agehpc.config.schema import DataConfig
 from agehpc.data.check import check
 from agehpc.data.damage import DamagedError
 from agehpc.data.decode import Reader
+from agehpc.data.journal import Journal
 from agehpc.data.loader import samples_at
 from agehpc.data.shards import MANIFEST, SPLITS, read_manifest
 from agehpc.data.writer import ShardWriter
@@ -63,7 +64,8 @@ def write_mutants(source: Path, folder: Path, count: int, *, checksums: bool) ->
     reader = Reader(source, manifest, "train")
     clips = manifest.splits["train"][0].samples
     folder.mkdir()
-    writer = ShardWriter(folder, "train", count)
+    journal = Journal(folder, "mutants")
+    writer = ShardWriter(folder, "train", count, journal)
     for number in range(count):
         clip = number // 9 % clips
         media, frames = reader.read(0, clip), reader.sample(0, clip).frames
@@ -71,6 +73,7 @@ def write_mutants(source: Path, folder: Path, count: int, *, checksums: bool) ->
         crc32 = zlib.crc32(damaged if checksums else media)
         writer.write({"mp4": damaged}, {"frames": frames, "label": -1, "crc32": crc32})
     splits = dict.fromkeys(SPLITS, writer.close())
+    journal.close()
     made = manifest.model_copy(update={"splits": splits, "classes": ()})
     (folder / MANIFEST).write_text(made.model_dump_json())
 
