@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from agehpc.config.networks import (
     DenseConfig,
@@ -26,6 +26,7 @@ from agehpc.config.networks import UnetConfig as UnetConfig
 from agehpc.config.rules import check_data, check_networks
 from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
 from agehpc.config.systems import AgeSystem, AnySystem
+from agehpc.errors import redact
 
 
 class RunConfig(Section):
@@ -43,7 +44,8 @@ class DataConfig(Section):
     kind: Literal["video", "image"]
     """What the shards hold."""
     shards: str | tuple[str, ...] = ""
-    """Directory of shards made by `agehpc data pack` (it holds manifest.json), or several."""
+    """Directory of shards made by `agehpc data pack` (it holds manifest.json), or its URL: https,
+    s3, or what else fsspec opens; `pipe:COMMAND` with {} for a file's name. Or several of these."""
     weights: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] | None = None
     """How often each of several directories is drawn, in whole numbers: of every sum(weights)
     samples in a row so many are its own; default every sample once an epoch."""
@@ -85,6 +87,17 @@ class DataConfig(Section):
     """Largest share of the samples read that may be damaged; beyond it the run stops."""
     bad_allowance: Annotated[int, Field(ge=0)] = 3
     """Damaged samples that are let pass whatever their share."""
+    allow_pipe: bool = False
+    """Run the command of shards given as `pipe:COMMAND`."""
+    cache_dir: str | None = None
+    """Folder of the node where the shards of a URL are kept; default $AGEHPC_CACHE, else
+    ~/.cache/agehpc."""
+    cache_gib: Positive = 50.0
+    """Largest size of that folder, in GiB; what was used longest ago makes room."""
+    fetch_ahead: Annotated[int, Field(ge=0)] = 4
+    """Shards of a URL that are fetched before they are needed."""
+    fetch_minutes: Positive = 10.0
+    """A file of a URL that has not come in this time is an error."""
     dataset_id: str | None = None
     """Identity of the shards; filled in from the manifest."""
     channels: int | None = None
@@ -101,15 +114,20 @@ class DataConfig(Section):
             raise ValueError("--data.shards names no directory")
         return shards[0] if isinstance(shards, tuple) and len(shards) == 1 else shards
 
+    @field_serializer("shards", when_used="json")
+    def _written_without_credentials(self, shards: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return redact(shards) if isinstance(shards, str) else tuple(redact(one) for one in shards)
+
     @property
     def folders(self) -> tuple[str, ...]:
-        """The directories of shards."""
+        """The directories of shards, or their URLs."""
         return (self.shards,) if isinstance(self.shards, str) else self.shards
 
     @property
     def where(self) -> str:
-        """The directories of shards, for messages."""
-        return " ".join(self.folders)
+        """The directories of shards, for messages: without credentials."""
+        # Each by itself: of a command all that follows is masked.
+        return " ".join(redact(folder) for folder in self.folders)
 
     def at(self, shards: str) -> "DataConfig":
         """Return the settings for reading another directory of shards."""
@@ -335,6 +353,7 @@ class Config(Section):
 _DATA_NOT_IDENTITY = {
     *("shards", "decoder", "workers", "prefetch", "buffer_mib"),
     *("deadline_s", "max_bad_fraction", "bad_allowance"),
+    *("allow_pipe", "cache_dir", "cache_gib", "fetch_ahead", "fetch_minutes"),
 }
 
 

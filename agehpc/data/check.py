@@ -1,7 +1,6 @@
 """Checks of the shards against the configuration, before anything is trained."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from agehpc.config.schema import DataConfig
 from agehpc.data.clips import span
 from agehpc.data.index import read_index
 from agehpc.data.mixture import Part, parts_of, read_shards
-from agehpc.data.shards import SPLITS, Manifest, Split
+from agehpc.data.shards import SPLITS, Manifest, Split, path_of, url_of
 from agehpc.data.stream import Stream, labels_of
 from agehpc.errors import ConfigError, DataError
 
@@ -26,7 +25,7 @@ def check(data: DataConfig, manifest: Manifest) -> DataConfig:
     if not manifest.samples("train"):
         raise DataError(f"the training split of {data.where} is empty; {PACK}")
     for part, split in itertools.product(parts_of(data, manifest), manifest.splits):
-        _present(part.directory, part.manifest, split)
+        _present(part.data, part.manifest, split)
         _long_enough(data, part, split)
     channels = data.channels or manifest.channels
     if channels not in (1, 3):
@@ -115,9 +114,14 @@ def _fits(data: DataConfig, manifest: Manifest) -> None:
         )
 
 
-def _present(directory: str, manifest: Manifest, split: Split) -> None:
+def _present(data: DataConfig, manifest: Manifest, split: Split) -> None:
+    if url_of(data):
+        from agehpc.data.remote import remote_folder
+
+        remote_folder(data).check_present(manifest, split)
+        return
     for shard in manifest.splits[split]:
-        path = Path(directory) / shard.name
+        path = path_of(data) / shard.name
         try:
             length = path.stat().st_size
         except FileNotFoundError:
@@ -137,7 +141,7 @@ def _long_enough(data: DataConfig, part: Part, split: Split) -> None:
     suspects = [shard.name for shard in part.manifest.splits[split] if shard.least_frames < need]
     if not suspects:
         return
-    lengths = [s.frames for name in suspects for s in read_index(part.directory, name).samples]
+    lengths = [s.frames for name in suspects for s in read_index(part.data, name).samples]
     short = [length for length in lengths if length < need]
     raise ConfigError(
         f"{len(short)} of {part.manifest.samples(split)} {split} clips in {part.directory} are "

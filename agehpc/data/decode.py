@@ -5,8 +5,8 @@ T frames, H height, W width, C channels; pixels are uint8.
 
 import io
 import os
-from collections.abc import Callable, Container
-from functools import cache, lru_cache
+from collections.abc import Callable, Container, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from agehpc.data import jpeg
 from agehpc.data.damage import MediaError, damaged, other_size
-from agehpc.data.index import Sample, read_index, read_member
+from agehpc.data.index import Member, Sample, read_index, read_member
 from agehpc.data.lean import LeanSamples
-from agehpc.data.shards import Manifest, Split
+from agehpc.data.remote import RemoteShard, RemoteShards, remote_folder
+from agehpc.data.shards import Manifest, ShardInfo, Split, Where, path_of, url_of
 from agehpc.errors import ConfigError, DataError
 
 # More than data.interleave asks for: a shard that is opened again costs milliseconds.
@@ -33,10 +34,14 @@ class Reader:
     Use it in the process that made it. DataError names the shard, the sample and the reason.
     """
 
-    def __init__(self, directory: str | Path, manifest: Manifest, split: Split) -> None:
-        self.directory = Path(directory)
+    def __init__(self, folder: Where, manifest: Manifest, split: Split) -> None:
         self.shards = manifest.splits[split]
-        self._open = lru_cache(maxsize=OPEN_SHARDS)(_Shard)
+        if url_of(folder):
+            self._folder = RemoteShards(remote_folder(folder))
+        else:
+            self._folder = _LocalShards(path_of(folder))
+        # Not a method of this object: a cycle of references would keep the shards open.
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(partial(_open, self._folder, self.shards))
 
     def sample(self, shard: int, index: int) -> Sample:
         """Return what the index says of a sample."""
@@ -45,7 +50,7 @@ class Reader:
     def read(self, shard: int, index: int) -> bytes:
         """Return the media bytes of a sample, checked against the index."""
         sample = self.sample(shard, index)
-        data = read_member(self._shard(shard).descriptor, sample.media)
+        data = self._shard(shard).read(sample.media)
         if data is None:
             raise damaged(self.where(shard, index), "its bytes do not match their checksum", "crc")
         return data
@@ -55,7 +60,7 @@ class Reader:
         member = self.sample(shard, index).input
         if member is None:
             raise damaged(self.where(shard, index), "it has no input image", "open")
-        data = read_member(self._shard(shard).descriptor, member)
+        data = self._shard(shard).read(member)
         if data is None:
             reason = "the bytes of its input image do not match their checksum"
             raise damaged(self.where(shard, index), reason, "crc")
@@ -63,11 +68,27 @@ class Reader:
 
     def where(self, shard: int, index: int) -> str:
         """Return a sample's name for messages."""
-        path = self.directory / self.shards[shard].name
-        return f"{path}: sample {self.sample(shard, index).key}"
+        place = self._folder.where(self.shards[shard].name)
+        return f"{place}: sample {self.sample(shard, index).key}"
 
-    def _shard(self, shard: int) -> "_Shard":
-        return self._open(self.directory, self.shards[shard].name, self.shards[shard].samples)
+
+def _open(
+    folder: "_LocalShards | RemoteShards", shards: Sequence[ShardInfo], number: int
+) -> "_Shard | RemoteShard":
+    return folder.open(shards[number])
+
+
+class _LocalShards:
+    """A folder of shards on this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def where(self, shard: str) -> str:
+        return str(self.directory / shard)
+
+    def open(self, shard: ShardInfo) -> "_Shard":
+        return _Shard(self.directory, shard.name, shard.samples)
 
 
 class _Shard:
@@ -84,6 +105,9 @@ class _Shard:
             self.descriptor = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(f"cannot read shard {directory / name}: {error.strerror}") from None
+
+    def read(self, member: Member) -> bytes | None:
+        return read_member(self.descriptor, member)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from agehpc.data.shards import Natural, Record, ShardInfo, first_fault
+from agehpc.data.shards import Natural, Record, ShardInfo, Where, first_fault, path_of, url_of
 from agehpc.data.tars import Entry, entries, split_name
 from agehpc.errors import DataError
 
@@ -56,13 +56,18 @@ def index_name(shard: str) -> str:
     return f"{shard.removesuffix('.tar')}.idx.json"
 
 
-def read_index(directory: str | Path, shard: str) -> Index:
+def read_index(where: Where, shard: str) -> Index:
     """Read the index of a shard, or make it by scanning the tar where it has no index file."""
-    path = Path(directory) / index_name(shard)
+    if url_of(where):
+        from agehpc.data.remote import remote_folder
+
+        return remote_folder(where).index(shard)
+    directory = path_of(where)
+    path = directory / index_name(shard)
     try:
         return Index.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return scan(Path(directory) / shard)
+        return scan(directory / shard)
     except ValidationError as error:
         raise DataError(
             f"{path} is damaged: {first_fault(error)}; delete it to index the tar by scanning, "

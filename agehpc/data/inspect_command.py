@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from agehpc.errors import EXIT_DONE, UsageError
+from agehpc.errors import EXIT_DONE, UsageError, redact
 
 if TYPE_CHECKING:  # imported when there is something to show: help must answer at once
-    from agehpc.data.shards import Manifest
+    from agehpc.data.shards import Manifest, Where
 
 COUNT = {"video": 12, "image": 64}
 
@@ -22,7 +22,7 @@ class Inspect:
     """Say what a folder of shards holds, and draw samples of it with their classes."""
 
     directory: Annotated[str, Positional, arg(metavar="DIR", help_behavior_hint="(required)")] = ""
-    """Folder made by `agehpc data pack` or `index`."""
+    """Folder made by `agehpc data pack` or `index`, or its URL."""
     out: str | None = None
     """PNG to draw samples into: clips as rows of frames, images as a grid."""
     split: Literal["train", "validation"] = "train"
@@ -31,6 +31,8 @@ class Inspect:
     """How many to draw, evenly spaced over the split; default: 12 clips or 64 images."""
     frames: int = 8
     """Frames of a clip to draw, from its first to its last."""
+    allow_pipe: Annotated[bool, FlagCreatePairsOff] = False
+    """Run the command of a folder given as `pipe:COMMAND`."""
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print the table as JSON."""
 
@@ -45,36 +47,38 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"{flag} must be 1 or more: got {value}")
     if flags.out is not None and not flags.out.lower().endswith(".png"):
         raise UsageError(f"--out {flags.out}: the sheet is a PNG, name a .png file")
+    from agehpc.config.schema import DataConfig
     from agehpc.data.shards import read_manifest
 
-    manifest = read_manifest(flags.directory)
-    about = _about(flags.directory, manifest)
+    data = DataConfig(kind="image", frames=1, shards=flags.directory, allow_pipe=flags.allow_pipe)
+    manifest = read_manifest(data)
+    about = _about(data, manifest)
     if flags.out is not None:
-        _draw(flags, manifest, flags.out)
+        _draw(flags, data, manifest, flags.out)
     sys.stdout.write(json.dumps(about, indent=2) + "\n" if flags.json else _table(about, flags))
     return EXIT_DONE
 
 
-def _draw(flags: Inspect, manifest: "Manifest", out: str) -> None:
+def _draw(flags: Inspect, where: "Where", manifest: "Manifest", out: str) -> None:
     from agehpc.data.sheet import sheet
     from agehpc.files import atomic_path
 
     if not manifest.samples(flags.split):
         raise UsageError(f"--split {flags.split}: {flags.directory} has no such samples")
     count = flags.samples or COUNT[manifest.kind]
-    image = sheet(flags.directory, manifest, flags.split, count, flags.frames)
+    image = sheet(where, manifest, flags.split, count, flags.frames)
     with atomic_path(out) as path:
         image.save(path, "PNG")
 
 
-def _about(directory: str, manifest: "Manifest") -> dict[str, Any]:
+def _about(where: "Where", manifest: "Manifest") -> dict[str, Any]:
     from agehpc.data.index import read_index
 
     shards = []
     classes = {name: Counter[str]() for name in manifest.classes}
     for split, infos in manifest.splits.items():
         for info in infos:
-            labels = Counter(sample.label for sample in read_index(directory, info.name).samples)
+            labels = Counter(sample.label for sample in read_index(where, info.name).samples)
             for label, count in labels.items():
                 if label >= 0:
                     classes[manifest.classes[label]][split] += count
@@ -92,8 +96,9 @@ def _about(directory: str, manifest: "Manifest") -> dict[str, Any]:
 
 def _table(about: dict[str, Any], flags: Inspect) -> str:
     fps = f", {about['fps']:g} frames/s" if about["fps"] else ""
+    directory = redact(flags.directory)
     lines = [
-        f"{flags.directory}: {about['kind']}s of {about['size']} pixels, {about['channels']} "
+        f"{directory}: {about['kind']}s of {about['size']} pixels, {about['channels']} "
         f"channel(s){fps}, {about['origin']}, dataset id {about['dataset_id']}",
         "",
         f"{'split':<12}{'samples':>9}{'frames':>10}{'MB':>9}{'classes':>9}  shard",
@@ -108,7 +113,7 @@ def _table(about: dict[str, Any], flags: Inspect) -> str:
     for name, counts in about["classes"].items():
         lines.append(f"{counts.get('train', 0):>9}{counts.get('validation', 0):>12}  {name}")
     if about["rejects"]:
-        lines += ["", f"{'left out':>9}  reason (see {flags.directory}/rejects.jsonl)"]
+        lines += ["", f"{'left out':>9}  reason (see {directory}/rejects.jsonl)"]
     lines += [f"{count:>9}  {reason}" for reason, count in sorted(about["rejects"].items())]
     lines += [
         "",

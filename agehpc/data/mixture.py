@@ -19,8 +19,8 @@ class Part(Record):
 
     @property
     def directory(self) -> str:
-        """Where it lies."""
-        return self.data.folders[0]
+        """Where it lies, for messages."""
+        return self.data.where
 
 
 class Mixture(Manifest):
@@ -38,7 +38,7 @@ def read_shards(data: DataConfig) -> Manifest:
 
     DataError where a folder has none or a damaged one, ConfigError where two do not go together.
     """
-    manifests = [read_manifest(folder) for folder in data.folders]
+    manifests = [read_manifest(data.at(folder)) for folder in data.folders]
     if len(manifests) == 1:
         return manifests[0]
     _refuse_unlike(data.folders, manifests)

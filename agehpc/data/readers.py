@@ -16,7 +16,7 @@ class MixtureReader:
 
     def __init__(self, parts: Sequence[Part], split: Split) -> None:
         self._parts = parts
-        self._readers = [Reader(part.directory, part.manifest, split) for part in parts]
+        self._readers = [Reader(part.data, part.manifest, split) for part in parts]
         self._ends = np.cumsum([len(part.manifest.splits[split]) for part in parts])
 
     def sample(self, shard: int, index: int) -> Sample:
@@ -54,4 +54,4 @@ def open_reader(data: DataConfig, manifest: Manifest, split: Split) -> AnyReader
     """Return the reader of a split of what :func:`agehpc.data.mixture.read_shards` read."""
     if isinstance(manifest, Mixture):
         return MixtureReader(manifest.parts, split)
-    return Reader(data.folders[0], manifest, split)
+    return Reader(data, manifest, split)

@@ -7,12 +7,14 @@ holds links, under the names that they have.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agehpc.config.schema import DataConfig
 from agehpc.errors import DataError
 
 FORMAT: Literal["agehpc-wds/1"] = "agehpc-wds/1"
@@ -23,6 +25,8 @@ Kind = Literal["video", "image"]
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 Natural = Annotated[int, Field(ge=0)]
+Where = str | Path | DataConfig
+"""A folder of shards: its path, its URL, or the settings that name it alone and how it is read."""
 
 
 class Record(BaseModel):
@@ -91,10 +95,45 @@ def dataset_id(
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def read_manifest(directory: str | Path) -> Manifest:
+def own_id(manifest: Manifest) -> str:
+    """Return the identity that a manifest's shards come to."""
+    return dataset_id(
+        manifest.kind,
+        manifest.size,
+        manifest.channels,
+        manifest.classes,
+        manifest.splits,
+        (manifest.pairs, manifest.input_channels),
+    )
+
+
+def url_of(where: Where) -> str | None:
+    """Return the URL of a folder of shards, None where it is a path."""
+    text = _named(where)
+    return text if re.match(r"pipe:|[a-zA-Z][a-zA-Z0-9+.-]*://", text) else None
+
+
+def path_of(where: Where) -> Path:
+    """Return the path of a folder of shards that has no URL."""
+    return Path(_named(where))
+
+
+def _named(where: Where) -> str:
+    if not isinstance(where, DataConfig):
+        return str(where)
+    (folder,) = where.folders
+    return folder
+
+
+def read_manifest(where: Where) -> Manifest:
     """Read the manifest of a folder of shards; DataError where there is none or it is damaged."""
-    path = Path(directory) / MANIFEST
-    if not Path(directory).is_dir():
+    if url_of(where):
+        from agehpc.data.remote import remote_folder
+
+        return remote_folder(where).manifest()
+    directory = path_of(where)
+    path = directory / MANIFEST
+    if not directory.is_dir():
         raise DataError(
             f"no folder of shards at {directory}: make one with `agehpc data pack SRC {directory}`"
         )

@@ -4,13 +4,12 @@ T frames, H height, W width, C channels; pixels are uint8.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agehpc.data.decode import Reader, decode_image, decode_video, to_channels
-from agehpc.data.shards import Manifest, Split
+from agehpc.data.shards import Manifest, Split, Where
 from agehpc.errors import DataError
 
 LEAST_CELL = 64  # pixels: smaller samples are enlarged by a whole factor
@@ -19,14 +18,12 @@ TEXT = 14  # pixels of a line of text
 GAP = 2
 
 
-def sheet(
-    directory: str | Path, manifest: Manifest, split: Split, samples: int, frames: int
-) -> Image.Image:
+def sheet(where: Where, manifest: Manifest, split: Split, samples: int, frames: int) -> Image.Image:
     """Draw samples of a split, evenly spaced over all of it; of clips `frames` each.
 
     A sample that cannot be decoded is an empty cell that says so.
     """
-    cells = list(_cells(directory, manifest, split, samples, frames))
+    cells = list(_cells(where, manifest, split, samples, frames))
     columns = 1 if manifest.kind == "video" else min(COLUMNS, len(cells))
     width = max((image.width for image, _ in cells), default=1) + GAP
     height = max((image.height for image, _ in cells), default=1) + TEXT + GAP
@@ -55,9 +52,9 @@ def _fitting(
 
 
 def _cells(
-    directory: str | Path, manifest: Manifest, split: Split, samples: int, frames: int
+    where: Where, manifest: Manifest, split: Split, samples: int, frames: int
 ) -> Iterator[tuple[Image.Image, str]]:
-    reader = Reader(directory, manifest, split)
+    reader = Reader(where, manifest, split)
     ends = np.cumsum([shard.samples for shard in manifest.splits[split]])
     total = int(ends[-1]) if len(ends) else 0
     for position in (i * total // min(samples, total) for i in range(min(samples, total))):

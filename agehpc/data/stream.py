@@ -116,7 +116,7 @@ def labels_of(parts: Sequence[Part], split: Split) -> Iterator[np.ndarray]:
     for part in parts:
         numbers = np.array([*part.classes, -1])  # which -1 is the index of
         for shard in part.manifest.splits[split]:
-            samples = read_index(part.directory, shard.name).samples
+            samples = read_index(part.data, shard.name).samples
             yield numbers[[sample.label for sample in samples]]
 
 

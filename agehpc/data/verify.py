@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from agehpc.errors import EXIT_DONE, EXIT_FAILURE, DataError, UsageError
+from agehpc.errors import EXIT_DONE, EXIT_FAILURE, DataError, UsageError, redact
 
 if TYPE_CHECKING:  # imported when there is something to verify: help must answer at once
     from agehpc.data.index import Index, Member, Sample
-    from agehpc.data.shards import Manifest, ShardInfo
+    from agehpc.data.shards import Manifest, ShardInfo, Where
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,29 @@ class Verify:
     """
 
     directory: Annotated[str, Positional, arg(metavar="DIR", help_behavior_hint="(required)")] = ""
-    """Folder made by `agehpc data pack` or `index`."""
+    """Folder made by `agehpc data pack` or `index`, or its URL: its shards are then fetched, one at
+    a time."""
     quick: Annotated[bool, FlagCreatePairsOff] = False
     """Check lengths and checksums of the shards only."""
+    allow_pipe: Annotated[bool, FlagCreatePairsOff] = False
+    """Run the command of a folder given as `pipe:COMMAND`."""
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print the result as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Run `agehpc data verify`."""
-    from agehpc.data.shards import read_manifest
-
     flags = tyro.cli(Verify, prog="agehpc data verify", args=argv)
     if not flags.directory:
         raise UsageError("agehpc data verify needs DIR: name a folder of shards")
-    manifest = read_manifest(flags.directory)
+    from agehpc.config.schema import DataConfig
+    from agehpc.data.shards import read_manifest, url_of
+
+    data = DataConfig(kind="image", frames=1, shards=flags.directory, allow_pipe=flags.allow_pipe)
+    manifest = read_manifest(data)
+    all_problems = remote_problems if url_of(data) else problems
     found = []
-    for problem in problems(Path(flags.directory), manifest, quick=flags.quick):
+    for problem in all_problems(data, manifest, quick=flags.quick):
         found.append(problem)
         if not flags.json:
             sys.stdout.write(problem + "\n")
@@ -52,22 +59,16 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(json.dumps(about, indent=2) + "\n")
     else:
         verdict = f"{len(found)} problem(s)" if found else "no problems"
-        sys.stdout.write(f"{flags.directory}: {samples} samples, {verdict}\n")
+        sys.stdout.write(f"{redact(flags.directory)}: {samples} samples, {verdict}\n")
     return EXIT_FAILURE if found else EXIT_DONE
 
 
-def problems(directory: Path, manifest: "Manifest", *, quick: bool) -> Iterator[str]:
-    """Yield one line for everything that is wrong."""
-    from agehpc.data.shards import dataset_id
+def problems(where: "Where", manifest: "Manifest", *, quick: bool) -> Iterator[str]:
+    """Yield one line for everything that is wrong in a folder of this machine."""
+    from agehpc.data.shards import own_id, path_of
 
-    identity = dataset_id(
-        manifest.kind,
-        manifest.size,
-        manifest.channels,
-        manifest.classes,
-        manifest.splits,
-        (manifest.pairs, manifest.input_channels),
-    )
+    directory = path_of(where)
+    identity = own_id(manifest)
     if identity != manifest.dataset_id:
         yield (
             f"{directory}: dataset id {identity} by its shards, the manifest says "
@@ -76,6 +77,25 @@ def problems(directory: Path, manifest: "Manifest", *, quick: bool) -> Iterator[
     for shards in manifest.splits.values():
         for shard in shards:
             yield from _shard(directory, manifest, shard, quick)
+
+
+def remote_problems(where: "Where", manifest: "Manifest", *, quick: bool) -> Iterator[str]:
+    """Yield one line for everything that is wrong behind a URL; what is cached counts for nothing.
+
+    Fetches one shard at a time, into a folder beside the cache that is removed.
+    """
+    from agehpc.data.remote import remote_folder
+
+    folder = remote_folder(where)
+    for shards in manifest.splits.values():
+        for shard in shards:
+            with tempfile.TemporaryDirectory(prefix="verify-", dir=folder.cache.directory) as made:
+                try:
+                    folder.copy(shard, Path(made))
+                    found = list(_shard(Path(made), manifest, shard, quick))
+                except DataError as error:
+                    found = [str(error)]
+                yield from (line.replace(made, folder.source.shown.rstrip("/")) for line in found)
 
 
 def _shard(directory: Path, manifest: "Manifest", shard: "ShardInfo", quick: bool) -> Iterator[str]:

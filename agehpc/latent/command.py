@@ -47,7 +47,9 @@ class SplitFlags(RunFlags):
     """Flags of the commands that read a split."""
 
     shards: str | None = None
-    """Directory of shards; default the run's own."""
+    """Directory or URL of shards; default the run's own."""
+    allow_pipe: bool = False
+    """Run the command of --shards `pipe:COMMAND`."""
     split: Literal["train", "validation"] = "validation"
     """Split to read."""
     n: Count | None = None
@@ -102,7 +104,7 @@ def split_data(config: Config, flags: SplitFlags) -> DataConfig:
     data = config.data
     if flags.shards is not None:
         # Other shards than the run's are welcome here; only their form has to fit.
-        data = data.at(flags.shards)
+        data = data.at(flags.shards).model_copy(update={"allow_pipe": flags.allow_pipe})
     manifest = read_shards(data)
     checked = check(data, manifest)
     if config.model.conditional:

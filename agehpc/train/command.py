@@ -74,10 +74,11 @@ def _resolve(config: Config) -> Config:
     """The configuration with the data's identity filled in, once the shards are found fit."""
     from agehpc.data.check import check, check_labelled
     from agehpc.data.mixture import read_shards
+    from agehpc.data.shards import url_of
 
     data = check(config.data, read_shards(config.data))
     # Absolute, so that the run directory says where its data lies whoever reads it.
-    folders = tuple(str(Path(folder).resolve()) for folder in data.folders)
+    folders = tuple(url_of(folder) or str(Path(folder).resolve()) for folder in data.folders)
     data = DataConfig.model_validate(data.model_dump() | {"shards": folders})
     config = config.model_copy(update={"data": data})
     check_labels(config)

@@ -1,5 +1,7 @@
 """What a run keeps of its configuration: exact round trips, and which run is the same."""
 
+import pickle
+
 import pytest
 import yaml
 from hypothesis import given
@@ -113,7 +115,12 @@ def test_which_run_is_the_same(tmp_path):
         "players.critics.zero.stage": 2,
         "data.decoder": "pyav",
         "data.workers": 3,
-        "data.shards": "elsewhere",
+        "data.shards": "https://elsewhere",
+        "data.allow_pipe": True,
+        "data.cache_dir": "/scratch",
+        "data.cache_gib": 1.0,
+        "data.fetch_ahead": 0,
+        "data.fetch_minutes": 1.0,
         "observe.tick_kimg": 9.0,
     }
     for key, value in free.items():
@@ -130,3 +137,18 @@ def test_which_run_is_the_same(tmp_path):
         with pytest.raises(RunError, match=f"holds another run: {key} .* -> {value}"):
             is_same_run(tmp_path, change(config, key, value))
         assert identity_hash(change(config, key, value)) != identity_hash(config)
+
+
+def test_credentials_are_not_written(tmp_path):
+    """They are kept for this process and its workers, and go into no file."""
+    url = "https://ann:hunter2@host/shards?sig=s3cret"
+    config = change(RECIPES["video_age_64"](), "data.shards", url)
+    write_run_config(tmp_path, config)
+    text = (tmp_path / "config.yaml").read_text()
+    assert "hunter2" not in text
+    assert "s3cret" not in text
+    assert read_run_config(tmp_path).data.shards == "https://***@host/shards?***"
+    assert is_same_run(tmp_path, config)
+    assert pickle.loads(pickle.dumps(config)).data.shards == url
+    assert config.model_copy(update={}).data.shards == url
+    assert Config.model_validate(config.model_dump()).data.shards == url
