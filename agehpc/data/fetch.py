@@ -4,9 +4,9 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from threading import Event, Lock
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from agehpc.data.transport import Missing, Refused, Transient, Transport
 from agehpc.errors import DataError
@@ -18,14 +18,13 @@ LONGEST_PAUSE = 30.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What one process read of remote shards since it began."""
+class Counts(NamedTuple):
+    """What was read of remote shards."""
 
     hits: int = 0
-    """Shards that lay in the cache when a reader opened them."""
+    """Times that a reader opened a shard that lay in the cache."""
     misses: int = 0
-    """Shards that a reader had to wait for."""
+    """Times that it had to wait for one."""
     fetched: int = 0
     """Files that came into the cache, indices and what was fetched ahead included."""
     bytes_fetched: int = 0
@@ -35,9 +34,17 @@ class Counts:
     evicted: int = 0
     """Files that made room for others."""
 
+    def plus(self, other: "Counts") -> "Counts":
+        """Return the sum."""
+        return Counts(*(one + more for one, more in zip(self, other, strict=True)))
+
+    def minus(self, other: "Counts") -> "Counts":
+        """Return the difference."""
+        return Counts(*(one - less for one, less in zip(self, other, strict=True)))
+
 
 class Figures:
-    """Counts that any thread may add to."""
+    """Counts of a process since it began, that any thread may add to."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -46,8 +53,7 @@ class Figures:
     def add(self, **more: int) -> None:
         """Count."""
         with self._lock:
-            so_far = asdict(self.counts)
-            self.counts = Counts(**so_far | {name: so_far[name] + n for name, n in more.items()})
+            self.counts = self.counts.plus(Counts(**more))
 
 
 class Patience:

@@ -9,6 +9,7 @@ B samples of a batch, C channels, T frames, H height, W width.
 
 import itertools
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from agehpc.config.schema import DataConfig
 from agehpc.data.feed import Ahead, Feed, Here
 from agehpc.data.mixture import read_shards
 from agehpc.data.pool import Figures
+from agehpc.data.prefetch import fetched_ahead
 from agehpc.data.quarantine import Places, Quarantine
 from agehpc.data.samples import Samples
 from agehpc.data.shards import Split
@@ -68,19 +70,19 @@ def train_batches(
     samples.prepare()
     places = Places(samples, quarantine)
     figures = Figures() if figures is None else figures
-    feed: Feed
-    if data.workers:
-        keys = ((p, d) for batch in positions for p in batch for d in range(places.domains))
-        feed = Ahead(samples, places, keys, micro_batch * places.domains, figures)
-    else:
-        feed = Here(samples, places, figures)
-    try:
-        for batch in positions:
-            loaded = _load(feed, samples, batch)
-            feed.refill()
-            yield loaded
-    finally:
-        feed.close()
+    with fetched_ahead(samples, places, positions) as reached:
+        feed: Feed
+        if data.workers:
+            keys = ((p, d) for batch in positions for p in batch for d in range(places.domains))
+            feed = Ahead(samples, places, keys, micro_batch * places.domains, figures)
+        else:
+            feed = Here(samples, places, figures)
+        with closing(feed):
+            for number, batch in enumerate(positions):
+                loaded = _load(feed, samples, batch)
+                reached(number)
+                feed.refill()
+                yield loaded
 
 
 def validation_batches(

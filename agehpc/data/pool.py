@@ -20,6 +20,7 @@ from typing import NamedTuple
 from agehpc.data import pool_worker
 from agehpc.data.buffers import SharedBytes
 from agehpc.data.damage import Damage
+from agehpc.data.fetch import Counts
 from agehpc.data.pool_worker import CLOCK, Reply
 from agehpc.data.samples import Samples, Unit
 from agehpc.data.workers import immune
@@ -43,6 +44,8 @@ class Figures:
     """Time spent on them: reading, decoding, augmenting."""
     retries: int = 0
     """Second attempts."""
+    read: Counts = field(default_factory=Counts)
+    """What decoding processes read from URLs."""
 
 
 class Result(NamedTuple):
@@ -180,6 +183,7 @@ class Pool:
                 continue
             if reply.fatal:
                 raise DataError(reply.fatal)
+            self._figures.read = self._figures.read.plus(Counts(*reply.read))
             task = worker.queue.popleft()
             if reply.kind is None:
                 self._figures.decoded += 1

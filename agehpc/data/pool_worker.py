@@ -13,6 +13,7 @@ import numpy as np
 
 from agehpc.data.buffers import SharedBytes
 from agehpc.data.damage import Damage, DamagedError
+from agehpc.data.remote import Tally
 from agehpc.data.samples import Samples, Unit
 from agehpc.errors import DataError
 
@@ -33,6 +34,8 @@ class Reply(NamedTuple):
     reason: str = ""
     fatal: str = ""
     """A message that ends the run: a shard cannot be used."""
+    read: tuple[int, ...] = ()
+    """The Counts of what was read from URLs since the last reply, where there is any."""
 
 
 def slots(memory: SharedBytes, workers: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,13 +63,15 @@ def run(
         clocks[number] = time.monotonic()
 
     samples.prepare()
+    tally = Tally(samples.data)
     try:
         replies.send(tuple(Reply()))
         while True:
             for *unit, slot in tasks.recv():
                 reply = _load(samples, Unit(*unit), slots_SN[slot], begin)
                 clocks[number] = 0
-                replies.send(tuple(reply))
+                read = tally.take()
+                replies.send(tuple(reply._replace(read=tuple(read) if any(read) else ())))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

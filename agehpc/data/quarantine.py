@@ -141,6 +141,12 @@ class Places:
         """Return the samples that can be had without repeating one: of the smaller domain."""
         return min(map(len, self._streams))
 
+    def shards(self, positions: Iterable[int]) -> Iterator[int]:
+        """Yield the shards of the samples at positions, whether or not these are bad."""
+        for position in positions:
+            for stream in self._streams:
+                yield stream.place(position)[0]
+
     def unit(self, position: int, domain: int) -> Unit:
         """Return what to load; DataError where every sample is bad."""
         for shard, index in self._candidates(position, domain):

@@ -16,10 +16,19 @@ from pydantic import ValidationError
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.cache import GIB, Cache, CacheFull, Pinned, default_directory
-from agehpc.data.fetch import Absent, Figures, Patience, Source
+from agehpc.data.fetch import Absent, Counts, Figures, Patience, Source
 from agehpc.data.index import Index, Member, index_name, read_member, scan
 from agehpc.data.lean import LeanSamples
-from agehpc.data.shards import MANIFEST, Manifest, ShardInfo, Split, Where, first_fault, own_id
+from agehpc.data.shards import (
+    MANIFEST,
+    Manifest,
+    ShardInfo,
+    Split,
+    Where,
+    first_fault,
+    own_id,
+    url_of,
+)
 from agehpc.data.transport import open_transport
 from agehpc.errors import MASK, DataError, redact
 
@@ -51,6 +60,27 @@ def _folder(
     )
     directory = Path(cache_dir) if cache_dir else default_directory()
     return RemoteFolder(source, Cache(directory, int(cache_gib * GIB), figures))
+
+
+class Tally:
+    """What this process reads from the URLs among `data.shards`, from one look to the next."""
+
+    def __init__(self, data: DataConfig) -> None:
+        urls = [folder for folder in data.folders if url_of(folder)]
+        self._figures = [remote_folder(data.at(url)).figures for url in urls]
+        self._seen = [figures.counts for figures in self._figures]
+
+    def __bool__(self) -> bool:
+        """Tell whether there is a URL."""
+        return bool(self._figures)
+
+    def take(self) -> Counts:
+        """Return what was read since the last look."""
+        before, self._seen = self._seen, [figures.counts for figures in self._figures]
+        more = Counts()
+        for now, then in zip(self._seen, before, strict=True):
+            more = more.plus(now.minus(then))
+        return more
 
 
 class RemoteFolder:
@@ -117,6 +147,10 @@ class RemoteFolder:
             patience,
         )
 
+    def has(self, shard: ShardInfo) -> bool:
+        """Tell whether a shard's file lies in the cache."""
+        return self.cache.has(f"{shard.sha256}.tar", shard.bytes)
+
     def download(self, shard: ShardInfo, file: BinaryIO, patience: Patience) -> None:
         """Complete a file that holds a shard, or its beginning, or nothing."""
         self.source.download(shard.name, file, shard.bytes, shard.sha256, patience)
@@ -138,11 +172,7 @@ class RemoteFolder:
 
     def check_present(self, manifest: Manifest, split: Split) -> None:
         """Raise DataError where a shard is missing at the source, or of another length."""
-        wanted = [
-            shard
-            for shard in manifest.splits[split]
-            if not self.cache.has(f"{shard.sha256}.tar", shard.bytes)
-        ]
+        wanted = [shard for shard in manifest.splits[split] if not self.has(shard)]
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             for shard, length in zip(wanted, pool.map(self._length, wanted), strict=True):
                 if length not in (None, shard.bytes):
@@ -161,7 +191,7 @@ class RemoteShards:
     def __init__(self, folder: RemoteFolder) -> None:
         self._folder = folder
         # One: what a reader holds cannot be evicted, and opening one again costs microseconds.
-        self._pins = lru_cache(maxsize=1)(folder.pin)
+        self._pins = lru_cache(maxsize=1)(partial(_counted, folder))
 
     def where(self, shard: str) -> str:
         """Return a shard's name for messages."""
@@ -170,7 +200,7 @@ class RemoteShards:
     def open(self, shard: ShardInfo) -> "RemoteShard":
         """Return a shard; its index is read now, its file when it is needed."""
         samples = LeanSamples(self._folder.index_of(shard).samples)
-        return RemoteShard(samples, partial(self.pinned, shard), self._folder.figures)
+        return RemoteShard(samples, partial(self.pinned, shard))
 
     def pinned(self, shard: ShardInfo) -> Pinned:
         """Return a shard's file, which is not evicted while the result lives."""
@@ -185,20 +215,20 @@ class RemoteShards:
 class RemoteShard:
     """A shard of a remote folder: its samples, and their members, fetched when they are read."""
 
-    def __init__(
-        self, samples: LeanSamples, pinned: Callable[[], Pinned], figures: Figures
-    ) -> None:
+    def __init__(self, samples: LeanSamples, pinned: Callable[[], Pinned]) -> None:
         self.samples = samples
         self._pinned = pinned
-        self._figures: Figures | None = figures  # until it is counted
 
     def read(self, member: Member) -> bytes | None:
         """Read a member; None unless length and checksum are right."""
         pinned = self._pinned()  # held while it is read
-        if self._figures is not None:
-            self._figures.add(**{"misses" if pinned.fetched else "hits": 1})
-            self._figures = None
         return read_member(pinned.descriptor, member)
+
+
+def _counted(folder: RemoteFolder, shard: ShardInfo) -> Pinned:
+    pinned = folder.pin(shard)
+    folder.figures.add(**{"misses" if pinned.fetched else "hits": 1})
+    return pinned
 
 
 def _parse_manifest(data: bytes) -> Manifest:

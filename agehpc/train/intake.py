@@ -8,9 +8,11 @@ from agehpc.cluster.collectives import any_rank, mean_over_ranks, raise_together
 from agehpc.cluster.groups import Ranks
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
+from agehpc.data.fetch import Counts
 from agehpc.data.loader import train_batches
 from agehpc.data.pool import Figures
 from agehpc.data.quarantine import Fault, Quarantine
+from agehpc.data.remote import Tally
 from agehpc.errors import DataError
 from agehpc.observe.throughput import Meter
 from agehpc.systems.base import Micro, System
@@ -45,7 +47,7 @@ class Intake:
     ) -> None:
         self._config, self._plan, self._device, self._system = config, plan, ranks.device, system
         self._quarantine, self._meter, self._record = quarantine, meter, record
-        self._figures = Figures()
+        self._figures, self._tally = Figures(), Tally(config.data)
         self._batches = train_batches(
             config.data,
             config.run.seed,
@@ -87,16 +89,26 @@ class Intake:
         """Return the figures since the last tick, over all ranks. Collective.
 
         `decode_ms` for one sample, `decode_per_s` that all workers together could decode,
-        `retries`, and `quarantined` samples since the run began.
+        `retries`, and `quarantined` samples since the run began. Where shards lie behind URLs, also
+        `shard_hits` and `shard_misses` in the cache, `fetched_mb` and `fetch_retries`.
         """
         figures = self._figures
         workers = max(1, self._config.data.workers)
         names = ("decoded", "seconds", "retries")
-        means = mean_over_ranks({name: float(getattr(figures, name)) for name in names})
-        figures.decoded, figures.seconds, figures.retries = 0, 0.0, 0
+        own = {name: float(getattr(figures, name)) for name in names}
+        read = figures.read.plus(self._tally.take())
+        own |= {f"read {name}": float(count) for name, count in read._asdict().items()}
+        means = mean_over_ranks(own)
+        figures.decoded, figures.seconds, figures.retries, figures.read = 0, 0.0, 0, Counts()
         rate = means["decoded"] / means["seconds"] if means["seconds"] else 0.0
         world = dist.get_world_size()
-        return {
+        remote = {
+            "shard_hits": round(world * means["read hits"]),
+            "shard_misses": round(world * means["read misses"]),
+            "fetched_mb": world * means["read bytes_fetched"] / 1e6,
+            "fetch_retries": round(world * means["read retries"]),
+        }
+        return (remote if self._tally else {}) | {
             "decode_ms": 1000 / rate if rate else 0.0,
             "decode_per_s": world * workers * rate,
             "retries": round(world * means["retries"]),

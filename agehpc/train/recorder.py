@@ -19,6 +19,7 @@ from agehpc.train.progress import Progress
 WALL_CLOCK = frozenset(
     {"time", "wall_s", "samples_per_s", "s_per_kimg", "wait_share", "tick_s", "sample_s", "save_s"}
     | {"memory_gib", "decode_ms", "decode_per_s", "retries"}
+    | {"shard_hits", "shard_misses", "fetched_mb", "fetch_retries"}
 )
 """Columns of metrics.jsonl and evaluations.jsonl that differ between equal runs."""
 

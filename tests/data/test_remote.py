@@ -1,7 +1,6 @@
 """Shards behind URLs, from a real nginx and from a server whose faults are scripted."""
 
 import hashlib
-import itertools
 import json
 import random
 import shutil
@@ -11,52 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from agehpc.config.schema import DataConfig
 from agehpc.data import fetch
-from agehpc.data.check import check
 from agehpc.data.commands import main
-from agehpc.data.loader import Batch, train_batches, validation_batches
+from agehpc.data.loader import validation_batches
 from agehpc.data.remote import RemoteFolder, remote_folder
 from agehpc.data.shards import ShardInfo, read_manifest
 from agehpc.errors import AgehpcError, ConfigError, DataError
+from tests.data.epochs import config, epoch, same, settings
 from tests.data.web import Faulty, Nginx
 
 LOST = 600_000
-
-
-def settings(url: str | Path, **values: object) -> DataConfig:
-    made = {"kind": "image", "shards": str(url), "frames": 1, "size": 8, "interleave": 2}
-    return DataConfig.model_validate(made | values)
-
-
-def config(url: str | Path, **values: object) -> DataConfig:
-    data = settings(url, **values)
-    return check(data, read_manifest(data))
-
-
-def epoch(data: DataConfig) -> list[Batch]:
-    stream = train_batches(
-        data,
-        7,
-        start=0,
-        global_batch=4,
-        micro_batch=4,
-        accumulation=1,
-        rank=0,
-        world_size=1,
-    )
-    batches = list(itertools.islice(stream, 5))
-    stream.close()
-    return batches
-
-
-def same(one: list[Batch], two: list[Batch]) -> bool:
-    pairs = zip(one, two, strict=True)
-    return all(
-        torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) for a, b in pairs
-    )
 
 
 def fetch_first(folder: RemoteFolder) -> bytes:
@@ -86,7 +50,7 @@ def test_a_url_gives_the_batches_of_its_folder(
 
 
 def test_what_is_cached_is_not_fetched_again(nginx: Nginx):
-    data = config(f"{nginx.url}/shards", fetch_ahead=0)
+    data = config(f"{nginx.url}/shards", fetch_ahead=0, interleave=1)
     epoch(data)
     counts = remote_folder(data).figures.counts
     assert (counts.misses, counts.hits, counts.fetched, counts.retries) == (5, 0, 10, 0)
