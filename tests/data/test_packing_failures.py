@@ -103,7 +103,7 @@ def test_interrupt_leaves_nothing(demo_clips: dict[str, Path], tmp_path: Path, a
     assert wait_for(lambda: list(tmp_path.iterdir()))
     time.sleep(after)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it as well
-    _, errors = process.communicate(timeout=8)  # encoding on would take longer
+    _, errors = process.communicate(timeout=30)  # encoding on would take longer
     assert process.returncode == 130, errors
     assert errors == "error: interrupted\n"
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from agehpc.data.shards import read_manifest
 from agehpc.errors import ConfigError, DataError
 from tests.data.broken import BrokenSamples, Faults
 from tests.data.levels import SEED, Found, contents, levels_config, levels_shards, read, stream
+from tests.ranks import ROOT
 
 BATCH, BATCHES = 6, 4
 
@@ -175,14 +177,19 @@ def test_nothing_is_left_of_a_killed_parent(shards: Path, tmp_path: Path):
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
     with subprocess.Popen(
-        [sys.executable, script, str(shards)], stdout=subprocess.PIPE, text=True
+        [sys.executable, script, str(shards)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # for tests.data
     ) as parent:
         assert parent.stdout is not None
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2
         for pid in (parent.pid, *workers):
-            maps = Path(f"/proc/{pid}/maps").read_text()
-            assert "/memfd:agehpc samples (deleted)" in maps
+            deadline = time.monotonic() + 60
+            while "/memfd:agehpc samples (deleted)" not in (maps := _maps(pid)):
+                assert time.monotonic() < deadline, maps  # a worker may still be starting
+                time.sleep(0.1)
             assert "/dev/shm" not in maps
         time.sleep(0.5)  # by now they hang
         parent.send_signal(signal.SIGKILL)
@@ -190,6 +197,10 @@ def test_nothing_is_left_of_a_killed_parent(shards: Path, tmp_path: Path):
     while alive := [pid for pid in workers if _runs(pid)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
+
+
+def _maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
 
 
 def _runs(pid: int) -> bool:
