@@ -61,6 +61,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+            process.join()
+        # One may have ended while it sent a result. The pool's thread waits for the rest of it as
+        # long as anyone could write it, and that is this process; nothing public closes its end.
+        pool._result_queue._writer.close()  # pyright: ignore[reportAttributeAccessIssue]
         raise
     finally:
         pool.shutdown(cancel_futures=True)
