@@ -164,8 +164,10 @@ def stock(threads: int) -> Callable[[Path], Work]:
         from webdataset.compat import WebDataset
 
         urls = [str(path) for path in sorted((folder / "shards").glob("train-*.tar"))]
-        dataset: Any = WebDataset(urls, shardshuffle=100).shuffle(100)
-        dataset = dataset.map(_Stock(threads)).batched(BATCH).repeat()
+        # Resampled, their way to train without end: repeated, each pass of a worker over its few
+        # shards would end in a batch that is not full.
+        dataset: Any = WebDataset(urls, resampled=True, shardshuffle=False).shuffle(100)
+        dataset = dataset.map(_Stock(threads)).batched(BATCH, partial=False)
         return of_batches(DataLoader(dataset, batch_size=None, num_workers=WORKERS))
 
     return make
@@ -182,7 +184,7 @@ class _Stock:
         reader = decord.VideoReader(io.BytesIO(sample["mp4"]), num_threads=self.threads)
         first = start(len(reader))
         x_THWC = reader.get_batch(range(first, first + FRAMES)).asnumpy()
-        return torch.from_numpy(x_THWC).permute(3, 0, 1, 2).contiguous()
+        return (torch.from_numpy(x_THWC).permute(3, 0, 1, 2).contiguous(),)
 
 
 def of_batches(batches: Any) -> Work:
@@ -191,7 +193,8 @@ def of_batches(batches: Any) -> Work:
 
     def work(units: int) -> None:
         for _ in range(-(-units // BATCH)):
-            next(iterator)
+            batch = next(iterator)
+            assert len(batch[0] if isinstance(batch, list) else batch.pixels) == BATCH
 
     return work
 
