@@ -63,12 +63,13 @@ RATIOS = (
     Ratio("packed: decode_video by decord", "packed: bare decord"),
     Ratio("packed: decode_video by pyav", "packed: bare decord"),
     Ratio("packed: loader by decord", "packed: bare decord", ">= 0.85"),
-    Ratio("packed: loader by pyav", "packed: bare decord"),
+    Ratio("packed: loader by pyav", "packed: bare decord", ">= 0.85"),
     Ratio("2 workers: loader by decord", "2 workers: webdataset + decord", ">= 1.3", clock=True),
     Ratio(
         "2 workers: loader by decord", "2 workers: webdataset + decord, 1 thread each", clock=True
     ),
-    Ratio("2 workers: loader by pyav", "2 workers: webdataset + decord", clock=True),
+    Ratio("2 workers: loader by pyav", "2 workers: webdataset + decord", ">= 1.3", clock=True),
+    Ratio("2 workers: loader by pyav", "2 workers: webdataset + decord, 1 thread each", clock=True),
     Ratio("tar: reader", "tar: webdataset"),
     Ratio("jpeg: decode_image", "jpeg: Pillow"),
 )

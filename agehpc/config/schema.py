@@ -72,8 +72,8 @@ class DataConfig(Section):
     """Names of the two classes that are the domains, for unpaired; default the shards' two."""
     interleave: Count = 512
     """Shards read side by side, over all ranks: so many samples in a row come from as many."""
-    decoder: Literal["decord", "pyav"] = "decord"
-    """Library that decodes clips; their pixels are the same."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """Library that decodes clips; their pixels are the same. benchmarks/loader.py compares them."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Decoding processes a rank; 0 decodes in the training process."""
     prefetch: Count = 2

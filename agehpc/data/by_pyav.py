@@ -1,4 +1,4 @@
-"""Decoding packed clips by PyAV, for machines without decord.
+"""Decoding packed clips by PyAV.
 
 T frames, H height, W width, C channels; pixels are uint8 RGB.
 """

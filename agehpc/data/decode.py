@@ -24,7 +24,7 @@ from agehpc.errors import ConfigError, DataError
 # More than data.interleave asks for: a shard that is opened again costs milliseconds.
 OPEN_SHARDS = 640
 
-Decoder = Literal["decord", "pyav"]
+Decoder = Literal["pyav", "decord"]
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -120,7 +120,7 @@ def decode_video(
     frames: int,
     where: str,
     size: int | None = None,
-    decoder: Decoder = "decord",
+    decoder: Decoder = "pyav",
 ) -> np.ndarray:
     """Decode the frames `indices` of an mp4 that holds `frames`: uint8 THWC, RGB.
 

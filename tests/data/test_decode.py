@@ -105,8 +105,9 @@ def test_a_decoder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     decode.load_decoder.cache_clear()
     monkeypatch.delattr("agehpc.data.by_decord")
     monkeypatch.setitem(sys.modules, "agehpc.data.by_decord", None)
+    media = video.encode(ramp(6, 16, 16), Fraction(25), 4, 18)
     with pytest.raises(ConfigError, match=r"decord cannot be loaded .*decord2.*--data\.decoder"):
-        decode_video(video.encode(ramp(6, 16, 16), Fraction(25), 4, 18), np.arange(3), 6, "here")
+        decode_video(media, np.arange(3), 6, "here", decoder="decord")
 
 
 def test_damage_travels_between_processes():
