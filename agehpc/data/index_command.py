@@ -46,7 +46,7 @@ class IndexTars:
     skip_unfit: Annotated[bool, FlagCreatePairsOff] = False
     """Leave out samples that would have to be packed, instead of stopping at them."""
     workers: int = 1
-    """Processes that read and decode."""
+    """Processes that read and decode; 0 does it in this process."""
     overwrite: Annotated[bool, FlagCreatePairsOff] = False
     """Replace the index that OUT already holds."""
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
@@ -91,8 +91,8 @@ def _check(flags: IndexTars) -> None:
         raise UsageError(
             "agehpc data index needs tars and --out: agehpc data index DIR --out FOLDER"
         )
-    if flags.workers < 1:
-        raise UsageError(f"--workers must be 1 or more: got {flags.workers}")
+    if flags.workers < 0:
+        raise UsageError(f"--workers must be 0 or more: got {flags.workers}")
     if flags.labels == "none" and flags.label_key:
         raise UsageError(f"--label-key {flags.label_key} contradicts --labels none: drop one")
     if not 0 <= flags.validation_fraction < 1:

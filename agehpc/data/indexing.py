@@ -16,7 +16,7 @@ from agehpc.data.foreign import Scanned, Wanted, kind_of, scan_tar
 from agehpc.data.index import Index, Sample, index_name
 from agehpc.data.labels import class_names, label_of
 from agehpc.data.pieces import Reject
-from agehpc.data.processes import mapped
+from agehpc.data.processes import Failed, mapped
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -55,7 +55,7 @@ def index_tars(
     out: str | Path,
     choice: Choice,
     *,
-    workers: int = 1,
+    workers: int = 0,
     overwrite: bool = False,
     write: bool = True,
 ) -> Manifest:
@@ -71,7 +71,11 @@ def index_tars(
     for name, path in tars.items():
         _check_place(out / name, path)
     wanted = Wanted(choice.kind or _kind(tars.values()), choice.media, choice.label_key)
-    scanned = list(mapped(partial(_scan, wanted=wanted), list(tars.items()), workers))
+    scanned = []
+    for tar in mapped(partial(_scan, wanted=wanted), list(tars.items()), workers):
+        if isinstance(tar, Failed):
+            raise DataError(f"{tar.task[1]}: decoding its samples {tar}; leave that tar out")
+        scanned.append(tar)
     _check_twins(scanned)
     size = choice.size or _size(scanned)
     scanned = [_of_size(tar, size) for tar in scanned]

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,7 +17,7 @@ from agehpc.data.encode import encode_many, is_grey
 from agehpc.data.journal import Journal, Outcome, key_of, locked
 from agehpc.data.labels import class_names
 from agehpc.data.pieces import Piece, Reject, Settings
-from agehpc.data.processes import WorkerDiedError, mapped
+from agehpc.data.processes import Failed, mapped
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -33,7 +33,22 @@ from agehpc.data.writer import ShardWriter, sync
 from agehpc.errors import DataError, UsageError
 
 CHUNK = {"video": 1, "image": 32}  # sources a task: small ones share the cost of sending
+HOUR_S = 3600.0
 Progress = Callable[[int, int], None]
+
+
+class KilledError(DataError):
+    """A process that packs was killed from outside: that says nothing of its source."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that decode and encode."""
+
+    count: int = 0
+    """0 does it in this process, which a damaged source may then crash or hang."""
+    deadline_s: float = HOUR_S
+    """What one source may take."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +99,15 @@ def pack(
     out: Path,
     *,
     overwrite: bool,
-    workers: int,
+    workers: Workers,
     progress: Progress,
     resume: bool = False,
 ) -> Manifest:
     """Pack into the folder `out` and return its manifest.
 
     The bytes are the same for any number of workers. `out` appears complete or stays as it was:
-    UsageError where it exists, DataError where no source is usable or the disk is full.
+    UsageError where it exists, DataError where no source is usable or the disk is full. A source
+    that crashes its worker, or hangs, is rejected.
     With `resume`, which needs sources that are files, what a stopped or killed packing of the same
     plan had finished is kept in a hidden folder beside `out` and used.
     """
@@ -104,7 +120,7 @@ def pack(
                 manifest = _pack_into(unfinished, plan, workers, progress, resume)
                 (unfinished / journals.NAME).unlink()
                 _move(unfinished, out, overwrite)
-            except (KeyboardInterrupt, WorkerDiedError):
+            except (KeyboardInterrupt, KilledError):
                 keep = resume and _say_what_is_kept(unfinished)
                 raise
             finally:
@@ -149,7 +165,7 @@ def _move(unfinished: Path, out: Path, overwrite: bool) -> None:
 
 
 def _pack_into(
-    unfinished: Path, plan: Plan, workers: int, progress: Progress, resume: bool
+    unfinished: Path, plan: Plan, workers: Workers, progress: Progress, resume: bool
 ) -> Manifest:
     groups = set(plan.groups)
     while True:
@@ -171,7 +187,7 @@ def _pass(
     unfinished: Path,
     plan: Plan,
     splits: dict[str, Split],
-    workers: int,
+    workers: Workers,
     progress: Progress,
     journal: Journal,
 ) -> Tally:
@@ -227,15 +243,48 @@ def _write_source(
 
 
 def _encoded(
-    sources: Sequence[Source], settings: Settings, workers: int
+    sources: Sequence[Source], settings: Settings, workers: Workers
 ) -> Generator[list[Piece] | Reject, None, None]:
     """Yield the result of every source, in order."""
     # One by one in this process: a chunk would hold its results back.
-    size = CHUNK[settings.kind] if workers > 1 else 1
-    chunks = (sources[i : i + size] for i in range(0, len(sources), size))
-    with closing(mapped(partial(encode_many, settings=settings), chunks, workers)) as results:
+    size = CHUNK[settings.kind] if workers.count else 1
+    chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
+    encode = partial(encode_many, settings=settings)
+    deadline_s = size * workers.deadline_s
+    with closing(mapped(encode, chunks, workers.count, deadline_s)) as results:
         for result in results:
-            yield from result
+            if isinstance(result, Failed):
+                yield from _each_alone(result, settings, workers.deadline_s)
+            else:
+                yield from result
+
+
+def _each_alone(
+    failed: Failed[Sequence[Source]], settings: Settings, deadline_s: float
+) -> Iterator[list[Piece] | Reject]:
+    """Yield the results of sources of which one failed; KilledError where it is not to blame."""
+    if len(failed.task) == 1 and failed.is_to_blame:
+        yield _reject(failed, deadline_s)
+        return
+    encode = partial(encode_many, settings=settings)
+    alone: list[Sequence[Source]] = [[source] for source in failed.task]
+    with closing(mapped(encode, alone, 1, deadline_s)) as results:
+        for result in results:
+            if not isinstance(result, Failed):
+                yield from result
+            elif result.is_to_blame:
+                yield _reject(result, deadline_s)
+            else:
+                raise KilledError(
+                    f"the process that packs {result.task[0].name} was killed (out of memory?): "
+                    "give fewer --workers, or leave that source out"
+                )
+
+
+def _reject(failed: Failed[Sequence[Source]], deadline_s: float) -> Reject:
+    if failed.late:
+        return Reject("timeout", f"not done in {deadline_s / 60:g} minutes; see --source-minutes")
+    return Reject("crash", f"decoding it {failed}")
 
 
 def _write_manifest(

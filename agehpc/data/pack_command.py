@@ -52,7 +52,10 @@ class Packing:
     samples_per_shard: int = 1000
     """Samples of a shard."""
     workers: int = 1
-    """Processes that decode and encode; the bytes do not depend on it."""
+    """Processes that decode and encode; the bytes do not depend on it. 0 does it in this process,
+    which a damaged source may then take down."""
+    source_minutes: float = 60.0
+    """Minutes that one source may take; then it is rejected."""
     overwrite: Annotated[bool, FlagCreatePairsOff] = False
     """Replace shards that OUT already holds."""
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
@@ -192,7 +195,7 @@ def demo_clips() -> list[Path]:
 
 
 def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int:
-    from agehpc.data.pack import pack, refuse_existing
+    from agehpc.data.pack import Workers, pack, refuse_existing
     from agehpc.data.summary import intention, summary
 
     refuse_existing(Path(out), flags.overwrite)
@@ -204,7 +207,7 @@ def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int
         plan,
         Path(out),
         overwrite=flags.overwrite,
-        workers=flags.workers,
+        workers=Workers(flags.workers, 60 * flags.source_minutes),
         progress=_progress,
         resume=True,
     )
@@ -320,10 +323,12 @@ def _check(flags: Flags) -> None:
         ("--gop", flags.gop, 1),
         ("--crf", flags.crf, 1),
         ("--samples-per-shard", flags.samples_per_shard, 1),
-        ("--workers", flags.workers, 1),
+        ("--workers", flags.workers, 0),
     ):
         if value < least:
             raise UsageError(f"{flag} must be {least} or more: got {value}")
+    if not flags.source_minutes > 0:
+        raise UsageError(f"--source-minutes must be above 0: got {flags.source_minutes}")
     if flags.crf > 51:
         raise UsageError(f"--crf must be 51 or less: got {flags.crf}")
     if not 0 <= flags.validation_fraction < 1:

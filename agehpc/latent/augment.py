@@ -17,7 +17,7 @@ from PIL import Image
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.encode import Settings
-from agehpc.data.pack import Plan, pack
+from agehpc.data.pack import Plan, Workers, pack
 from agehpc.data.shards import Manifest
 from agehpc.data.sources import Source
 
@@ -103,7 +103,8 @@ def write_shards(
     )
     names = [source.name for source in sources]
     plan = Plan(sources, names, labels, settings, validation_fraction, samples_per_shard)
-    return pack(plan, out, overwrite=overwrite, workers=1, progress=lambda done, of: None)
+    # In this process: the sources are what the model generates.
+    return pack(plan, out, overwrite=overwrite, workers=Workers(), progress=lambda done, of: None)
 
 
 def png(x_CHW: np.ndarray) -> bytes:

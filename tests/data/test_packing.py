@@ -224,7 +224,8 @@ def test_people_are_held_out_whole(shared_data: Path, tmp_path: Path, capsys):
         (["--validation-fraction", "1"], "--validation-fraction"),
         (["--fps", "fast"], "--fps"),
         (["--crf", "60"], "--crf"),
-        (["--workers", "0"], "--workers"),
+        (["--workers", "-1"], "--workers"),
+        (["--source-minutes", "0"], "--source-minutes"),
         (["--group-by", "nomatch(x)"], "does not match"),
     ],
 )

@@ -1,5 +1,7 @@
 """Packing that cannot finish: nothing half-written, nothing lost."""
 
+import dataclasses
+import json
 import os
 import re
 import resource
@@ -11,10 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from agehpc.data import pack, pack_command
 from agehpc.data.commands import main
+from agehpc.data.shards import Manifest
+from agehpc.data.sources import Source
 from agehpc.errors import DataError, UsageError
-from tests.data.samples import folder_bytes
+from tests.data.samples import folder_bytes, ramp, write_video
 
 
 def test_nothing_usable_leaves_nothing(tmp_path: Path):
@@ -108,6 +114,72 @@ def test_interrupt_leaves_nothing(demo_clips: dict[str, Path], tmp_path: Path, a
     assert errors == "error: interrupted\n"
     assert not list(tmp_path.iterdir())
     assert wait_for(lambda: group_is_gone(process.pid))
+
+
+class BadSource(Source):
+    """Does to its process what its path says."""
+
+    def read(self) -> bytes:
+        if "crash" in self.name:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "hang" in self.name:
+            time.sleep(600)
+        if "kill" in self.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read()
+
+
+def packed_with(bad: list[str], source: Path, out: Path, workers: int) -> Manifest:
+    flags = pack_command.Pack(size=16, clip_len=16)
+    plan = pack_command._plan(flags, [str(source)], None)
+    sources = [
+        BadSource(s.path, s.name, s.folder) if Path(s.name).stem in bad else s for s in plan.sources
+    ]
+    return pack.pack(
+        dataclasses.replace(plan, sources=sources),
+        out,
+        overwrite=False,
+        workers=pack.Workers(workers, deadline_s=3.0),
+        progress=lambda done, total: None,
+        resume=True,
+    )
+
+
+@pytest.mark.parametrize("kind", ["mp4", "png"])  # alone, and in a task of many
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_source_that_ends_its_process_is_rejected(tmp_path: Path, workers: int, kind: str):
+    """The others are packed as if it had not been there."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("a", "b", "crash", "d", "hang", "z"):
+        if kind == "mp4":
+            write_video(source / f"{name}.mp4", ramp(16, 16, 16))
+        else:
+            Image.fromarray(ramp(1, 16, 16)[0]).save(source / f"{name}.png")
+    manifest = packed_with(["crash", "hang"], source, tmp_path / "out", workers)
+    assert manifest.rejects == {"crash": 1, "timeout": 1}
+    assert manifest.sources == 4
+    text = (tmp_path / "out/rejects.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines == [
+        {"source": f"crash.{kind}", "reason": "crash", "detail": "decoding it ended in SIGSEGV"},
+        {
+            "source": f"hang.{kind}",
+            "reason": "timeout",
+            "detail": "not done in 0.05 minutes; see --source-minutes",
+        },
+    ]
+
+
+def test_a_process_killed_from_outside_is_no_reject(tmp_path: Path):
+    """Out of memory: packing on without the source would make other shards on a larger machine."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("a", "kill", "z"):
+        write_video(source / f"{name}.mp4", ramp(16, 16, 16))
+    with pytest.raises(DataError, match=r"packs kill\.mp4 was killed .*--workers"):
+        packed_with(["kill"], source, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def group_is_gone(group: int) -> bool:

@@ -1,11 +1,16 @@
-"""A function over many tasks in other processes: stopping in the middle ends."""
+"""A function over many tasks in other processes, which a task or the user may end."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from multiprocessing import active_children
 from pathlib import Path
 
-from agehpc.data.processes import mapped
+import pytest
+
+from agehpc.data.processes import Failed, mapped
 from tests.ranks import ROOT
 
 STOPPED = """
@@ -47,3 +52,62 @@ def test_a_result_cut_in_the_middle_does_not_hang(tmp_path: Path):
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=env, timeout=20)
         assert done.returncode == 7, done.stderr
+
+
+def at_once(task: int) -> int:
+    """Return twice the task, unless it is one that goes wrong."""
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if task == 5:
+        os._exit(4)
+    if task == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == 9:
+        time.sleep(600)
+    return 2 * task
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_ends_a_process_costs_its_task(workers: int):
+    before = set(active_children())
+    start = time.monotonic()
+    found = list(mapped(at_once, range(12), workers, deadline_s=5.0))
+    assert time.monotonic() - start < 30
+    lost = {3: "SIGSEGV", 5: "exit code 4", 7: "SIGKILL", 9: "took too long"}
+    for task, result in enumerate(found):
+        if task in lost:
+            assert isinstance(result, Failed)
+            assert result.task == task
+            assert lost[task] in str(result)
+            assert result.is_to_blame is (task != 7)  # who kills means the machine
+        else:
+            assert result == 2 * task
+    assert set(active_children()) <= before
+
+
+def refuse(task: int) -> int:
+    """Raise at one task."""
+    if task == 2:
+        raise ValueError("not this one")
+    return task
+
+
+def test_an_exception_of_a_task_is_raised_here():
+    before = set(active_children())
+    with pytest.raises(ValueError, match="not this one"):
+        list(mapped(refuse, range(9), 2))
+    assert set(active_children()) <= before
+
+
+def test_results_that_nobody_takes_do_not_pile_up():
+    drawn = []
+
+    def tasks():
+        for task in range(100):
+            drawn.append(task)
+            yield task
+
+    results = mapped(abs, tasks(), 2)
+    assert next(results) == 0
+    assert len(drawn) <= 10
+    results.close()
