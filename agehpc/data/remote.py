@@ -63,12 +63,15 @@ def _folder(
 
 
 class Tally:
-    """What this process reads from the URLs among `data.shards`, from one look to the next."""
+    """What this process reads from the URLs among `data.shards`, from one look to the next.
+
+    The first look sees all since the process began: checks have read before anyone looks.
+    """
 
     def __init__(self, data: DataConfig) -> None:
         urls = [folder for folder in data.folders if url_of(folder)]
         self._figures = [remote_folder(data.at(url)).figures for url in urls]
-        self._seen = [figures.counts for figures in self._figures]
+        self._seen = [Counts() for _ in self._figures]
 
     def __bool__(self) -> bool:
         """Tell whether there is a URL."""
@@ -91,9 +94,15 @@ class RemoteFolder:
         self.cache = cache
         self.figures = source.figures
         self._shards: dict[str, ShardInfo] = {}
+        self._manifest: Manifest | None = None
 
     def manifest(self) -> Manifest:
-        """Fetch the manifest."""
+        """Return the manifest, fetched once: what a process reads stays of one piece."""
+        if self._manifest is None:
+            self._manifest = self._fetch_manifest()
+        return self._manifest
+
+    def _fetch_manifest(self) -> Manifest:
         manifest = self.source.small(MANIFEST, _parse_manifest, self.source.patience())
         where = self.source.where(MANIFEST)
         shards = [shard for split in manifest.splits.values() for shard in split]

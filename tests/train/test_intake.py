@@ -24,6 +24,7 @@ from agehpc.systems.base import Collectives
 from agehpc.train.intake import Intake
 from agehpc.train.progress import Progress
 from tests.data.levels import damage, levels_config, levels_shards, read
+from tests.data.web import faulty_server
 from tests.ranks import run_ranks
 from tests.train.runs import (
     BATCH,
@@ -40,6 +41,7 @@ from tests.train.runs import (
 )
 
 BAD = (1, 3, 4, 6)
+REMOTE = ("shard_hits", "shard_misses", "fetched_mb", "fetch_retries")
 TOO_MANY = ["--data.bad-allowance", str(len(BAD) - 1)]
 LEFT_OUT = ["--data.bad-allowance", str(len(BAD))]
 
@@ -122,6 +124,32 @@ def test_a_damaged_list_is_named(shards: Path, tmp_path: Path):
     code, _, errors = train_in_fork(flags(shards, out, *arguments), tmp_path / "log")
     assert code == 1
     assert f"error: {out / 'quarantine.jsonl'} holds a row that is no record" in errors
+
+
+def test_figures_of_shards_behind_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two ranks with a decoding process each; the next run finds every shard in the cache."""
+    pytest.importorskip("aiohttp", reason="needs agehpc[remote]")
+    monkeypatch.setenv("AGEHPC_CACHE", str(tmp_path / "cache"))
+    shards = tmp_path / "root/shards"
+    assert cli.main(["data", "demo", str(shards), "--size", "28", "--samples-per-shard", "2"]) == 0
+    tars = {path.name: path.stat().st_size for path in shards.glob("train-*.tar")}
+    assert len(tars) == 4
+    with faulty_server(tmp_path / "root") as server:
+        for out, cuts in ((tmp_path / "first", 1), (tmp_path / "second", 0)):
+            server.do(*["cut 3000"] * cuts)
+            arguments = flags(Path("shards"), out, *stages(0, 0), "--data.workers", "1")
+            arguments[arguments.index("shards")] = f"{server.url}/shards"
+            ended = Training(arguments, tmp_path / f"{out.name}.log", 2).end()
+            assert ended.codes == [0, 0], ended.output
+            ticks = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+            sums = {name: sum(tick[name] for tick in ticks) for name in REMOTE}
+            assert sums["fetch_retries"] == cuts
+            # Manifests, which are never cached, are far smaller than a shard.
+            fetched = sums["fetched_mb"] * 1e6 // min(tars.values())
+            assert fetched in (range(4, 9) if cuts else (0,))
+            # What is fetched ahead, or by another process, lies there when it is read.
+            assert sums["shard_misses"] <= 4 * cuts
+            assert sums["shard_hits"] > sums["shard_misses"]
 
 
 def intake_body(
