@@ -268,12 +268,13 @@ class Pipe:
     def __init__(self, url: str, allowed: bool) -> None:
         if not allowed:
             raise ConfigError(
-                "--data.shards names a command to run, which needs --data.allow-pipe true"
+                "the shards are given as a command to run, which needs --allow-pipe (where you "
+                "train: --data.allow-pipe true)"
             )
         self._command = url.removeprefix("pipe:")
         if "{}" not in self._command:
             raise ConfigError(
-                "the command that --data.shards names does not say where the name of a file goes: "
+                "the command that gives the shards does not say where the name of a file goes: "
                 "put {} there, as in `ssh HOST cat FOLDER/{}`"
             )
 

@@ -315,7 +315,7 @@ def test_whatever_fsspec_opens(cache_dir: Path, web_root: Path, protocol: str):
 
 def test_a_pipe_only_where_it_is_allowed(cache_dir: Path, web_root: Path):
     url = f"pipe:cat {web_root}/shards/{{}}"
-    with pytest.raises(ConfigError, match=r"--data.allow-pipe true"):
+    with pytest.raises(ConfigError, match=r"needs --allow-pipe"):
         read_manifest(url)
     assert same(epoch(config(url, allow_pipe=True)), epoch(config(web_root / "shards")))
     with pytest.raises(ConfigError, match=r"put \{\} there"):
