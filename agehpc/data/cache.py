@@ -2,7 +2,8 @@
 
 CACHE/NAME is a file, CACHE/NAME.SIZE.part one on its way, CACHE/locks/NAME is held by whoever
 fetches it. A file that some process reads is locked by it (shared) and not evicted: all locks are
-`flock`s, which end with their process.
+`flock`s, which end with their process. Files without a lock's name are somebody else's: they are
+neither counted nor removed.
 """
 
 import errno
@@ -237,21 +238,24 @@ class Cache:
         return used + size <= self.limit and size - written + claimed <= free
 
     def _entries(self) -> Iterator[_Entry]:
+        own = {lock.name for lock in (self.directory / LOCKS).iterdir()}
         with os.scandir(self.directory) as found:
             for item in found:
+                # The folder that the user gave may hold files of theirs.
+                if _whole_name(item.name) not in own:
+                    continue
                 with suppress(FileNotFoundError):  # finished or abandoned meanwhile
-                    if item.is_file():
-                        status, path = item.stat(), Path(item.path)
-                        reserved = (
-                            int(path.name.split(".")[-2]) if path.suffix == PART else status.st_size
-                        )
-                        yield _Entry(path, status.st_mtime, reserved, status.st_size)
+                    status, path = item.stat(), Path(item.path)
+                    reserved = (
+                        int(path.name.split(".")[-2]) if path.suffix == PART else status.st_size
+                    )
+                    yield _Entry(path, status.st_mtime, reserved, status.st_size)
 
     def _evict(self, entry: _Entry) -> bool:
         """Remove a file that nobody reads or fetches."""
         held = entry.path
         if held.suffix == PART:
-            held = self.directory / LOCKS / held.name.rsplit(".", 2)[0]
+            held = self.directory / LOCKS / _whole_name(held.name)
         try:
             descriptor = os.open(held, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -283,3 +287,9 @@ class Cache:
             f"are in use by running processes, and {free / 1e6:.1f} MB of its disk are free; raise "
             "the limit, or set --data.cache-dir to a larger disk"
         )
+
+
+def _whole_name(name: str) -> str:
+    """Return the name that a file has or, on its way, will have."""
+    whole, _, size = name.removesuffix(PART).rpartition(".")
+    return whole if name.endswith(PART) and size.isdecimal() else name

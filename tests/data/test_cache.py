@@ -54,6 +54,18 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path):
     assert made.figures.counts.fetched == 5
 
 
+def test_files_of_others_are_neither_counted_nor_removed(tmp_path: Path):
+    """The folder that was given may be a home."""
+    theirs = ("thesis.tex", "film.mp4.part", "film.7.part", "locks.old")
+    for name in theirs:
+        (tmp_path / name).write_bytes(bytes(9 * KIB))
+        os.utime(tmp_path / name, (1, 1))
+    made = cache(tmp_path, KIB)
+    add(made, "a")
+    add(made, "b")
+    assert names(made) == sorted([*theirs, "b"])
+
+
 def test_what_is_read_stays(tmp_path: Path):
     """By this process, and by another, until that has ended."""
     made = cache(tmp_path, 2 * KIB)
