@@ -25,6 +25,8 @@ Kind = Literal["video", "image"]
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 Natural = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""Names files in a cache: what a manifest fetched from elsewhere says must not be a path."""
 Where = str | Path | DataConfig
 """A folder of shards: its path, its URL, or the settings that name it alone and how it is read."""
 
@@ -40,11 +42,11 @@ class ShardInfo(Record):
 
     name: str
     bytes: Natural
-    sha256: str
+    sha256: Sha256
     samples: Natural
     frames: Natural
     least_frames: Natural  # of its shortest sample
-    index_sha256: str | None = None  # of a tar made by others: classes are in its index alone
+    index_sha256: Sha256 | None = None  # of a tar made by others: classes are in its index alone
 
 
 Shards = dict[Split, tuple[ShardInfo, ...]]

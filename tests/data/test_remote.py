@@ -90,6 +90,17 @@ def test_a_shard_cut_between_two_members(nginx: Nginx, web_root: Path):
         epoch(data)
 
 
+@pytest.mark.parametrize("field", ["sha256", "index_sha256"])
+def test_a_checksum_that_is_a_path(tmp_path: Path, web_root: Path, field: str):
+    """Checksums name files in the cache: one made to lead out of it must not."""
+    copy = Path(shutil.copytree(web_root / "shards", tmp_path / "copy"))
+    about = json.loads((copy / "manifest.json").read_text())
+    about["splits"]["train"][0][field] = "../../../home/someone/notes"
+    (copy / "manifest.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=rf"damaged: splits\.train\.0\.{field}"):
+        read_manifest(copy)
+
+
 def test_a_page_instead_of_a_shard(nginx: Nginx):
     """A portal answers 200 with a page; webdataset reads no sample from it and goes on."""
     with pytest.raises(DataError, match=r"train-000000.tar is 26 bytes long but should have"):
