@@ -26,9 +26,6 @@ from agehpc.data.samples import Samples, Unit
 from agehpc.data.workers import immune
 from agehpc.errors import DataError
 
-# A training process answers them by saving, for which its workers must live.
-_JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-
 QUEUE = 512  # tasks and replies of one process stay below the 64 KiB of a pipe: nobody blocks
 ATTEMPTS = 2  # of a sample whose time ran out, or whose process the machine killed
 _KILL_SECONDS = 30
@@ -162,7 +159,7 @@ class Pool:
             daemon=True,
         )
         self._clocks[number] = 0
-        with immune(_JOB_SIGNALS):
+        with immune():
             process.start()
         # Only the process holds its ends now: when it dies, ours tell.
         their_tasks.close()

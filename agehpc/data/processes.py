@@ -161,7 +161,7 @@ def _start(function: Callable[[Any], Any]) -> _Worker[Any]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, theirs), daemon=True)
-    with immune({signal.SIGINT}):
+    with immune():
         process.start()
     theirs.close()  # only the process holds its end now: when it dies, ours tells
     return _Worker(process, ours)

@@ -85,6 +85,17 @@ def test_what_ends_a_process_costs_its_task(workers: int):
     assert set(active_children()) <= before
 
 
+def under_signals(task: int) -> int:
+    """Send this process what a job's launcher or a terminal may send to all."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+    return task
+
+
+def test_a_signal_to_the_whole_job_costs_no_task():
+    assert list(mapped(under_signals, range(3), 2)) == [0, 1, 2]
+
+
 def refuse(task: int) -> int:
     """Raise at one task."""
     if task == 2:
