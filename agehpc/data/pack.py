@@ -17,7 +17,7 @@ from agehpc.data.encode import encode_many, is_grey
 from agehpc.data.journal import Journal, Outcome, key_of, locked
 from agehpc.data.labels import class_names
 from agehpc.data.pieces import Piece, Reject, Settings
-from agehpc.data.processes import Failed, mapped
+from agehpc.data.processes import Failed, StartError, mapped
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -120,7 +120,7 @@ def pack(
                 manifest = _pack_into(unfinished, plan, workers, progress, resume)
                 (unfinished / journals.NAME).unlink()
                 _move(unfinished, out, overwrite)
-            except (KeyboardInterrupt, KilledError):
+            except (KeyboardInterrupt, KilledError, StartError):
                 keep = resume and _say_what_is_kept(unfinished)
                 raise
             finally:

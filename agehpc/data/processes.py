@@ -20,9 +20,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
 from agehpc.data.workers import immune
+from agehpc.errors import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class StartError(DataError):
+    """A process ended before it could take its first task: that says nothing of the task."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,9 @@ def mapped(
     """Yield the result of every task, in order; `function`, tasks and results travel by pickle.
 
     A task that crashes its process, or takes longer than `deadline_s`, gives Failed; an exception
-    in a task is raised here. Without workers all is done in this process, which a task may then
-    crash or hang. The processes end when the iterator is closed, by whatever, and when this process
-    is killed.
+    in a task is raised here, and StartError where a process cannot start. Without workers all is
+    done in this process, which a task may then crash or hang. The processes end when the iterator
+    is closed, by whatever, and when this process is killed.
     """
     if not workers:
         yield from map(function, tasks)
@@ -74,6 +79,7 @@ def mapped(
 class _Worker(Generic[Task]):
     process: SpawnProcess
     pipe: Connection
+    ready: bool = False
     number: int = -1
     """Of its task; -1 without one."""
     task: Task | None = None
@@ -122,7 +128,9 @@ class _Pool(Generic[Task, Result]):
         return self._workers[-1]
 
     def _give(self, worker: _Worker[Task], number: int, task: Task) -> None:
-        worker.number, worker.task, worker.since = number, task, time.monotonic()
+        worker.number, worker.task = number, task
+        # What a process needs to start is no part of its first task's time.
+        worker.since = time.monotonic() if worker.ready else float("inf")
         with contextlib.suppress(BrokenPipeError):  # it has died: its pipe tells when it is asked
             worker.pipe.send(task)
 
@@ -141,10 +149,14 @@ class _Pool(Generic[Task, Result]):
 
     def _receive(self, worker: _Worker[Task]) -> None:
         try:
-            result, error = worker.pipe.recv()
+            answer = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             self._lose(worker, late=False)
             return
+        if not worker.ready:
+            worker.ready, worker.since = True, time.monotonic()
+            return
+        result, error = answer
         if error is not None:
             raise error
         self._done[worker.number] = result
@@ -154,7 +166,13 @@ class _Pool(Generic[Task, Result]):
         self._workers.remove(worker)
         code = _bury(worker)
         assert worker.task is not None
-        self._done[worker.number] = Failed(worker.task, code, late)
+        failed = Failed(worker.task, code, late)
+        if not worker.ready:
+            raise StartError(
+                f"a worker process {failed} before it was ready: what it printed says why; give "
+                "fewer --workers, or --workers 0 to do it in one process"
+            )
+        self._done[worker.number] = failed
 
 
 def _start(function: Callable[[Any], Any]) -> _Worker[Any]:
@@ -178,11 +196,12 @@ def _bury(worker: _Worker[Any]) -> int:
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """Answer tasks with (result, exception) until the parent is gone."""
+    """Say that it is ready, then answer tasks with (result, exception) until the parent is gone."""
     # What a damaged file brings down leaves no core file of gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        pipe.send(None)
         while True:
             task = pipe.recv()
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agehpc.data.processes import Failed, mapped
+from agehpc.data.processes import Failed, StartError, mapped
 from tests.ranks import ROOT
 
 STOPPED = """
@@ -94,6 +94,28 @@ def under_signals(task: int) -> int:
 
 def test_a_signal_to_the_whole_job_costs_no_task():
     assert list(mapped(under_signals, range(3), 2)) == [0, 1, 2]
+
+
+def test_starting_a_process_takes_nothing_of_the_deadline():
+    """A tenth of a second is less than any process takes to start."""
+    assert list(mapped(abs, range(3), 2, deadline_s=0.1)) == [0, 1, 2]
+
+
+class Unloadable:
+    """A function that no other process can load."""
+
+    def __call__(self, task: int) -> int:
+        return task
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (3,)
+
+
+def test_a_process_that_cannot_start_is_no_fault_of_its_task():
+    before = set(active_children())
+    with pytest.raises(StartError, match=r"ended in exit code 3 before it was ready.*--workers 0"):
+        list(mapped(Unloadable(), range(9), 2))
+    assert set(active_children()) <= before
 
 
 def refuse(task: int) -> int:
