@@ -7,26 +7,35 @@ from pathlib import Path
 
 from agehpc.data import arrays, idx, tfrecords
 from agehpc.data.groups import folder_of, groups, named_label
+from agehpc.data.journal import unfinished_of
 from agehpc.data.pieces import Reading
 from agehpc.data.shards import Kind
 from agehpc.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, hash_of
+from agehpc.data.walk import Identity, files_under, identity
 from agehpc.errors import UsageError
 
+Apart = frozenset[Identity | None]
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
 def find(
-    arguments: Sequence[str], kind: Kind | None, reading: Reading | None = None
+    arguments: Sequence[str],
+    kind: Kind | None,
+    reading: Reading | None = None,
+    out: Path | None = None,
 ) -> tuple[Kind, list[Source]]:
     """List the videos or images under every SRC, and say which of the two they are.
 
     `reading` says how files that hold many samples are read; NumPy's are read where they are named
-    or matched themselves: in a folder they may be anything.
+    or matched themselves: in a folder they may be anything. `out`, the folder that they are packed
+    into, and what a stopped packing left beside it are no sources though they lie in one.
     The list is ordered by a hash of the name: neighbours in the shards are unrelated, and the
     order does not depend on the file system. UsageError where nothing, or both kinds, are found.
     """
     reading = reading or Reading()
-    found = [source for argument in arguments for source in _expand(argument, reading)]
+    made = (out, unfinished_of(out)) if out else ()
+    apart = frozenset(map(identity, made)) - {None}
+    found = [source for argument in arguments for source in _expand(argument, reading, apart)]
     _check_used(reading, found)
     kinds: set[Kind] = {source.kind for source in found if source.kind}
     if kind is None and len(kinds) > 1:
@@ -70,10 +79,10 @@ def _check_used(reading: Reading, found: Sequence[Source]) -> None:
         raise UsageError("--label-key is for .npz, TFRecord and tars: SRC holds none")
 
 
-def _expand(argument: str, reading: Reading) -> Iterator[Source]:
+def _expand(argument: str, reading: Reading, apart: Apart) -> Iterator[Source]:
     path = Path(argument)
     if path.is_dir():
-        yield from _folder(path, path, reading)
+        yield from _folder(path, path, reading, apart)
     elif path.is_file():
         yield from _file(path, path.name, reading, named=True)
     elif glob.has_magic(argument):
@@ -83,7 +92,7 @@ def _expand(argument: str, reading: Reading) -> Iterator[Source]:
         base = Path(*_plain_parts(path))
         for match in map(Path, matches):
             if match.is_dir():
-                yield from _folder(match, base, reading)
+                yield from _folder(match, base, reading, apart)
             else:
                 yield from _file(match, match.relative_to(base).as_posix(), reading, named=True)
     else:
@@ -98,8 +107,8 @@ def _plain_parts(pattern: Path) -> Iterator[str]:
         yield part
 
 
-def _folder(folder: Path, base: Path, reading: Reading) -> Iterator[Source]:
-    for file in sorted(folder.rglob("*")):
+def _folder(folder: Path, base: Path, reading: Reading, apart: Apart) -> Iterator[Source]:
+    for file in files_under(folder, apart):
         yield from _file(file, file.relative_to(base).as_posix(), reading, named=False)
 
 

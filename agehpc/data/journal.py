@@ -149,6 +149,11 @@ def _identity(source: Source, stats: dict[Path, tuple[int, int]]) -> list[Any]:
     return found
 
 
+def unfinished_of(out: Path) -> Path:
+    """Return the folder in which `out` comes to be."""
+    return out.absolute().with_name(f".{out.absolute().name}.partial")
+
+
 @contextmanager
 def locked(directory: Path, out: Path) -> Iterator[None]:
     """Make a folder and keep it to this process; UsageError where another process holds it."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from agehpc.data import journal as journals
 from agehpc.data.encode import encode_many, is_grey
-from agehpc.data.journal import Journal, Outcome, key_of, locked
+from agehpc.data.journal import Journal, Outcome, key_of, locked, unfinished_of
 from agehpc.data.labels import class_names
 from agehpc.data.pieces import Piece, Reject, Settings
 from agehpc.data.processes import Failed, StartError, mapped
@@ -112,7 +112,7 @@ def pack(
     plan had finished is kept in a hidden folder beside `out` and used.
     """
     refuse_existing(out, overwrite)
-    unfinished = out.absolute().with_name(f".{out.absolute().name}.partial")
+    unfinished = unfinished_of(out)
     try:
         with locked(unfinished, out):
             keep = False

@@ -199,7 +199,7 @@ def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int
     from agehpc.data.summary import intention, summary
 
     refuse_existing(Path(out), flags.overwrite)
-    plan = _plan(flags, sources, kind)
+    plan = _plan(flags, sources, kind, Path(out))
     if flags.dry_run:
         sys.stdout.write(intention(plan, out, flags.json))
         return EXIT_DONE
@@ -217,7 +217,9 @@ def _run(flags: Flags, sources: list[str], out: str, kind: "Kind | None") -> int
     return EXIT_DONE
 
 
-def _plan(flags: Flags, arguments: list[str], kind: "Kind | None") -> "Plan":
+def _plan(
+    flags: Flags, arguments: list[str], kind: "Kind | None", out: Path | None = None
+) -> "Plan":
     from agehpc.data.labels import label_of
     from agehpc.data.pack import Plan, channels_of
     from agehpc.data.pairs import input_channels
@@ -225,7 +227,7 @@ def _plan(flags: Flags, arguments: list[str], kind: "Kind | None") -> "Plan":
 
     _check(flags)
     pattern = group_pattern(flags.group_by if isinstance(flags, Pack) else None)
-    found, sources = _find(flags, arguments, kind)
+    found, sources = _find(flags, arguments, kind, out)
     labelled = flags.labels == "folder" if isinstance(flags, Pack) else isinstance(flags, Digits)
     settings = _settings(flags, found, sources)
     if found == "image" and flags.channels == "auto":
@@ -254,7 +256,7 @@ def _held_out(flags: Flags, labels: "Sequence[str | None]") -> frozenset[str]:
 
 
 def _find(
-    flags: Flags, arguments: list[str], kind: "Kind | None"
+    flags: Flags, arguments: list[str], kind: "Kind | None", out: Path | None
 ) -> "tuple[Kind, Sequence[Source]]":
     from agehpc.data.digits import digits
     from agehpc.data.find import find, in_order
@@ -265,13 +267,14 @@ def _find(
     if isinstance(flags, Demo):
         return find(arguments, kind)
     if flags.pairs != "folders":
-        return find(arguments, kind, _reading(flags))
+        return find(arguments, kind, _reading(flags), out)
     if len(arguments) != 2:
         raise UsageError(
             f"--pairs folders takes INPUTS TARGETS OUT, got {len(arguments)} source(s): name the "
             "folder of input images, the folder of targets, and the folder to make"
         )
-    return "image", match(*arguments)
+    inputs, targets = arguments
+    return "image", match(inputs, targets, out)
 
 
 def _reading(flags: Pack) -> "Reading":

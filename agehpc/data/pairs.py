@@ -8,7 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -48,12 +48,12 @@ def pair(data: bytes, given: bytes | None, settings: Settings) -> dict[str, byte
     return {extension: target, "input.png": png(made)}
 
 
-def match(inputs: str, targets: str) -> list[Source]:
+def match(inputs: str, targets: str, out: Path | None = None) -> list[Source]:
     """List the targets of two folders (or globs), each with its input image.
 
     A pair has the same path inside its folder, but for the suffix. UsageError where any is alone.
     """
-    sides = [_by_stem(argument) for argument in (inputs, targets)]
+    sides = [_by_stem(argument, out) for argument in (inputs, targets)]
     for found, other, missing in (
         (sides[0], sides[1], f"target in {targets}"),
         (sides[1], sides[0], f"input in {inputs}"),
@@ -68,8 +68,8 @@ def match(inputs: str, targets: str) -> list[Source]:
     return [replace(source, pair=sides[0][stem]) for stem, source in sides[1].items()]
 
 
-def _by_stem(argument: str) -> dict[str, Source]:
-    _, sources = find([argument], "image")
+def _by_stem(argument: str, out: Path | None) -> dict[str, Source]:
+    _, sources = find([argument], "image", out=out)
     stems = [PurePosixPath(source.name).with_suffix("").as_posix() for source in sources]
     twice = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     if twice:

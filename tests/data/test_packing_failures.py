@@ -49,6 +49,18 @@ def test_existing_output_needs_overwrite(people: Path, tmp_path: Path):
         main(["pack", str(people), str(tmp_path / "photos"), "--overwrite"])
 
 
+def test_output_inside_the_sources_is_no_source(people: Path):
+    """Packed again, or gone on with: its own shards would come twice, in both splits."""
+    out, left = people / "shards", people / ".shards.partial"
+    command = ["pack", str(people), str(out), "--size", "16", "--overwrite"]
+    assert main(command) == 0
+    before = folder_bytes(out)
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(b"begun")
+    assert main(command) == 0
+    assert folder_bytes(out) == before
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB; skips where it cannot be mounted."""

@@ -52,6 +52,16 @@ def test_a_file_named_twice_is_packed_once(tree: Path):
     assert len(found) == 3
 
 
+def test_links_to_folders_are_followed(tree: Path):
+    (tree.parent / "elsewhere").mkdir()
+    (tree.parent / "elsewhere" / "p9_1.mp4").touch()
+    (tree / "jump").symlink_to(tree.parent / "elsewhere")
+    (tree / "wave" / "up").symlink_to(tree)
+    _, found = find([str(tree)], None)
+    assert "jump/p9_1.mp4" in {source.name for source in found}
+    assert len(found) == 4
+
+
 def test_order_does_not_follow_folders(tmp_path: Path):
     for name in [f"{c}/{i}.png" for c in "ab" for i in range(50)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
