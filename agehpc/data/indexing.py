@@ -30,6 +30,7 @@ from agehpc.data.shards import (
 )
 from agehpc.data.sources import split_groups
 from agehpc.data.usable import DAMAGE
+from agehpc.data.walk import files_under
 from agehpc.errors import DataError, UsageError
 from agehpc.files import write_text
 
@@ -100,22 +101,23 @@ def _named(arguments: Sequence[str], out: Path) -> dict[str, Path]:
     paths: list[Path] = []
     for argument in map(Path, arguments):
         if argument.is_dir():
-            paths += argument.rglob("*.tar")
+            paths += (path for path in files_under(argument) if path.suffix == ".tar")
         elif argument.is_file():
             paths.append(argument)
         else:
             raise UsageError(f"no such tar or folder: {argument}")
+    out = out.absolute()
     # Links that an earlier run made in `out` are not tars of their own.
     found = sorted(
         {
             path.absolute()
             for path in paths
-            if path.is_file() and not (path.is_symlink() and path.is_relative_to(out))
+            if path.is_file() and not (path.is_symlink() and path.absolute().is_relative_to(out))
         }
     )
     if not found:
         raise UsageError(f"no .tar files in {' '.join(arguments)}")
-    base = out.absolute()
+    base = out
     if not all(path.is_relative_to(base) for path in found):
         base = Path(os.path.commonpath([path.parent for path in found]))
     return {path.relative_to(base).as_posix(): path for path in found}

@@ -71,6 +71,16 @@ def index(*arguments: object) -> Manifest:
     return read_manifest(out)
 
 
+def test_links_of_an_earlier_run_are_no_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However the two folders are written."""
+    img2dataset(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    first = index("raw", "--out", "out", "--label-key", "animal")
+    for source, out in ((tmp_path, "out"), (".", tmp_path / "out")):
+        command = (source, "--out", out, "--overwrite", "--label-key", "animal")
+        assert index(*command).dataset_id == first.dataset_id
+
+
 def labels(out: Path, manifest: Manifest) -> dict[str, str | None]:
     """Class by key of all samples."""
     return {
