@@ -20,6 +20,7 @@ from agehpc.data.pieces import Layout, Reading
 from agehpc.data.shards import Kind
 from agehpc.data.sources import Source
 from agehpc.data.video import Frame
+from agehpc.data.walk import folder_name
 from agehpc.errors import DataError, UsageError
 
 SUFFIXES = (".npy", ".npz")
@@ -105,7 +106,7 @@ def rows_of(
     labels: list[str] | None,
 ) -> Iterator[Row]:
     """Yield the rows of an array, which `load` reads again where they are packed."""
-    folder = path.resolve().parent.name
+    folder = folder_name(path)
     digits = len(str(len(x) - 1))
     channels = 1 if layout == "NHW" else x.shape[1 if layout == "NCHW" else -1]
     for row in range(len(x)):

@@ -11,7 +11,7 @@ from agehpc.data.journal import unfinished_of
 from agehpc.data.pieces import Reading
 from agehpc.data.shards import Kind
 from agehpc.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, hash_of
-from agehpc.data.walk import Identity, files_under, identity
+from agehpc.data.walk import Identity, files_under, folder_name, identity
 from agehpc.errors import UsageError
 
 Apart = frozenset[Identity | None]
@@ -126,7 +126,7 @@ def _file(path: Path, name: str, reading: Reading, *, named: bool) -> Iterator[S
     elif named and path.suffix.lower() in arrays.SUFFIXES:
         yield from arrays.rows(path, name, reading)
     else:
-        yield Source(path, name, path.resolve().parent.name)
+        yield Source(path, name, folder_name(path))
 
 
 def _tar(path: Path, reading: Reading) -> Iterator[Source]:

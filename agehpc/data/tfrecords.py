@@ -15,6 +15,7 @@ from typing import Any
 from agehpc.data.pieces import Reading, UnusableError
 from agehpc.data.shards import Kind
 from agehpc.data.sources import Source
+from agehpc.data.walk import folder_name
 from agehpc.errors import DataError, UsageError
 
 NAME = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?$", re.IGNORECASE)
@@ -63,7 +64,7 @@ def records(path: Path, name: str, reading: Reading) -> Iterator[Record]:
     frame of a record is damaged, as nothing after it can be found.
     """
     image, label = reading.image_key, reading.label_key
-    folder = path.resolve().parent.name
+    folder = folder_name(path)
     seen = False
     for number, (offset, data, intact) in enumerate(_frames(path)):
         if intact and not seen:

@@ -1,5 +1,6 @@
-"""The files under a folder."""
+"""The files under a folder, and the name of a file's own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,9 @@ def files_under(folder: Path, apart: frozenset[Identity | None] = frozenset()) -
                 yield from files_under(path, within)
         elif path.is_file():
             yield path
+
+
+def folder_name(path: Path) -> str:
+    """Return the name of the folder that a file lies in; of a link, where it lies itself."""
+    # Not resolved: stores that hold files by their checksum leave links in the folders of classes.
+    return os.path.basename(os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH119, PTH120

@@ -62,6 +62,14 @@ def test_links_to_folders_are_followed(tree: Path):
     assert len(found) == 4
 
 
+def test_a_link_to_a_file_is_of_the_folder_that_it_lies_in(tmp_path: Path, tree: Path):
+    """So DVC and git-annex lay out what they store by checksum."""
+    (tmp_path / "by-class" / "jump").mkdir(parents=True)
+    (tmp_path / "by-class" / "jump" / "a.mp4").symlink_to(tree / "wave" / "p1_1.mp4")
+    _, (source,) = find([str(tmp_path / "by-class")], None)
+    assert source.folder == "jump"
+
+
 def test_order_does_not_follow_folders(tmp_path: Path):
     for name in [f"{c}/{i}.png" for c in "ab" for i in range(50)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
