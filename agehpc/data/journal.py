@@ -151,7 +151,8 @@ def _identity(source: Source, stats: dict[Path, tuple[int, int]]) -> list[Any]:
 
 def unfinished_of(out: Path) -> Path:
     """Return the folder in which `out` comes to be."""
-    return out.absolute().with_name(f".{out.absolute().name}.partial")
+    whole = out.resolve()
+    return whole.with_name(f".{whole.name}.partial")
 
 
 @contextmanager

@@ -112,6 +112,7 @@ def pack(
     plan had finished is kept in a hidden folder beside `out` and used.
     """
     refuse_existing(out, overwrite)
+    out = out.resolve()  # a link stays, and what it leads to is replaced
     unfinished = unfinished_of(out)
     try:
         with locked(unfinished, out):
@@ -147,6 +148,9 @@ def _say_what_is_kept(unfinished: Path) -> bool:
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Raise UsageError where packing would replace something it should not."""
+    # Neither can be renamed or replaced, which would be found out when all is packed.
+    if out.is_mount() or out.resolve() == Path.cwd():
+        raise UsageError(f"{out} is a mount point or where you are: choose a folder inside it")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():
@@ -159,6 +163,7 @@ def _move(unfinished: Path, out: Path, overwrite: bool) -> None:
     refuse_existing(out, overwrite)
     old = unfinished.with_suffix(".old")
     if (out / MANIFEST).is_file():
+        shutil.rmtree(old, ignore_errors=True)  # of a run that was stopped while it removed it
         out.rename(old)
     unfinished.rename(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -61,6 +61,38 @@ def test_output_inside_the_sources_is_no_source(people: Path):
     assert folder_bytes(out) == before
 
 
+def test_output_may_be_a_link(people: Path, tmp_path: Path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large" / "shards")
+    command = ["pack", str(people / "bend"), str(tmp_path / "out"), "--size", "16"]
+    assert main(command) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert [p.name for p in (tmp_path / "large").iterdir()] == ["shards"]
+    assert {p.name for p in tmp_path.iterdir()} == {"large", "out", "people"}
+
+
+def test_output_that_cannot_be_renamed_is_refused_first(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "/proc"):
+        with pytest.raises(UsageError, match="choose a folder inside it"):
+            main(["pack", str(people), out, "--dry-run"])
+
+
+def test_an_old_output_left_half_removed_is_no_hindrance(people: Path, tmp_path: Path):
+    """Ctrl-C may come while the shards that were replaced are removed."""
+    command = ["pack", str(people / "bend"), str(tmp_path / "out"), "--size", "16"]
+    assert main(command) == 0
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / "train-000000.tar").touch()
+    assert main([*command, "--overwrite"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "people"}
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB; skips where it cannot be mounted."""
