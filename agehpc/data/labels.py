@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from agehpc.errors import UsageError
+
 
 class Labelled(Protocol):
     """What may have a class."""
@@ -22,14 +24,22 @@ def label_of(sources: Sequence[Labelled]) -> list[str | None]:
     """Return the class of each source.
 
     It is what the files themselves say, where any does. Otherwise it is the name of the source's
-    folder; one folder alone says nothing.
+    folder; one folder alone says nothing. UsageError for a name that no manifest can hold.
     """
-    if any(source.label is not None for source in sources):
-        return [source.label for source in sources]
-    folders = [source.folder for source in sources]
-    if len(set(folders)) < 2:
-        return [None] * len(folders)
-    return list(folders)
+    labels = [source.label for source in sources]
+    if all(label is None for label in labels):
+        folders = [source.folder for source in sources]
+        if len(set(folders)) < 2:
+            return labels
+        labels = list[str | None](folders)
+    for label in set(labels) - {None}:
+        try:
+            str(label).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the class {label!r} is not text in UTF-8: rename its folder, or set --labels none"
+            ) from None
+    return labels
 
 
 def class_names(labels: Iterable[str | None]) -> tuple[str, ...]:

@@ -70,6 +70,14 @@ def test_a_link_to_a_file_is_of_the_folder_that_it_lies_in(tmp_path: Path, tree:
     assert source.folder == "jump"
 
 
+def test_a_class_that_no_manifest_can_hold(tree: Path):
+    """Names of files may be any bytes."""
+    (tree / "wave").rename(tree / "wave\udcff")
+    sources = find([str(tree)], None)[1]
+    with pytest.raises(UsageError, match=r"class 'wave\\udcff' is not text.*--labels none"):
+        label_of(sources)
+
+
 def test_order_does_not_follow_folders(tmp_path: Path):
     for name in [f"{c}/{i}.png" for c in "ab" for i in range(50)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
