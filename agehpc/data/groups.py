@@ -16,8 +16,10 @@ from agehpc.errors import DataError
 
 CLASS = ("cls", "class")  # extensions of a member that holds the class as text
 FIELDS = ("class", "label")  # of the json member
+NO_CLASS = -1  # as packing and many others number it
 # What numbers the shards of a set: it tells nothing of what they hold.
 SHARD_NUMBER = re.compile(r"(?:^|[-_.])\d{4,}$")
+SPLIT = re.compile(r"train(?:ing)?|val(?:id(?:ation)?)?|test", re.IGNORECASE)
 
 Group = Mapping[str, Entry]
 """The members of a sample by extension."""
@@ -60,7 +62,9 @@ def named_label(file: BinaryIO, group: Group, label_key: str | None) -> str | No
         return None
     for name in FIELDS if label_key is None else (label_key,):
         value = about.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        if isinstance(value, bool) or value in ("", NO_CLASS):
+            continue
+        if isinstance(value, str | int):
             return str(value)
     return None
 
@@ -68,9 +72,10 @@ def named_label(file: BinaryIO, group: Group, label_key: str | None) -> str | No
 def folder_of(path: Path, key: str) -> str:
     """Return the folder that a sample lies in: inside the tar, or else the tar's own name.
 
-    Without its number, by which the shards of one set differ.
+    Without its number, by which the shards of one set differ; nothing where it names a split.
     """
-    return PurePosixPath(key).parent.name or SHARD_NUMBER.sub("", path.stem)
+    name = SHARD_NUMBER.sub("", path.stem)
+    return PurePosixPath(key).parent.name or ("" if SPLIT.fullmatch(name) else name)
 
 
 def read(file: BinaryIO, entry: Entry) -> bytes:

@@ -31,7 +31,7 @@ def label_of(sources: Sequence[Labelled]) -> list[str | None]:
         folders = [source.folder for source in sources]
         if len(set(folders)) < 2:
             return labels
-        labels = list[str | None](folders)
+        labels = [folder or None for folder in folders]
     for label in set(labels) - {None}:
         try:
             str(label).encode()

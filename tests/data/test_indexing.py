@@ -71,6 +71,14 @@ def index(*arguments: object) -> Manifest:
     return read_manifest(out)
 
 
+def test_packed_tars_without_classes_have_none(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(picture(number))
+    assert main(["pack", str(tmp_path / "in"), str(tmp_path / "packed"), "--size", str(SIZE)]) == 0
+    assert index(tmp_path / "packed", "--out", tmp_path / "out").classes == ()
+
+
 def test_links_of_an_earlier_run_are_no_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """However the two folders are written."""
     img2dataset(tmp_path / "raw")
