@@ -1,6 +1,7 @@
 """Single pictures: decoded upright, in the wanted colours, fitted to a square, and stored."""
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,7 +13,12 @@ from agehpc.data import jpeg
 from agehpc.data.pieces import Settings, UnusableError
 
 EXIF_ORIENTATION = 0x0112
-DECODE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# Pillow's decoders meet damage with whatever goes wrong in them: AVIF with RuntimeError, TIFF with
+# TypeError, others with struct.error, IndexError, KeyError or OverflowError.
+DECODE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, ArithmeticError),
+    *(EOFError, MemoryError, struct.error, Image.DecompressionBombError),
+)
 
 
 def picture(data: bytes, settings: Settings, channels: int) -> bytes:

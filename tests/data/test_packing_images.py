@@ -137,6 +137,16 @@ def test_a_class_that_is_held_out_is_validation_alone(images: Path):
         pack(images, *(word for name in "abc" for word in ("--hold-out", name)))
 
 
+def test_damage_that_a_decoder_meets_with_any_error_is_rejected(images: Path):
+    """Pillow's AVIF decoder raises RuntimeError; under which name the file goes says nothing."""
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(whole, "AVIF")
+    (images / "whole.png").write_bytes(whole.getvalue())
+    (images / "damaged.png").write_bytes(whole.getvalue()[:-30] + b"\xff" * 30)
+    assert main(["pack", str(images), str(images.parent / "out"), "--size", "16"]) == 0
+    assert read_manifest(images.parent / "out").rejects == {"undecodable": 1}
+
+
 def test_jpegs_that_hide_damage_are_rejected(images: Path):
     """Pillow decodes this one, whatever its size, with what is left of it."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
