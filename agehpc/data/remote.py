@@ -1,13 +1,13 @@
 """A folder of shards behind a URL, read through the node's cache.
 
-The manifest is fetched anew whenever it is read; shards and indices lie in the cache under the
-checksum that the manifest gives a shard, so that names say nothing and content is all.
+Every process fetches the manifest once; shards and indices lie in the cache under the checksum that
+the manifest gives a shard, so that names say nothing and content is all.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -44,7 +44,8 @@ def remote_folder(where: Where) -> "RemoteFolder":
     return _folder(url, data.cache_dir, data.cache_gib, data.allow_pipe, data.fetch_minutes)
 
 
-@lru_cache(maxsize=16)
+# Without a limit: a second one for a URL would have a manifest and figures of its own.
+@cache
 def _folder(
     url: str, cache_dir: str | None, cache_gib: float, allow_pipe: bool, minutes: float
 ) -> "RemoteFolder":

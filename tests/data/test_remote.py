@@ -68,6 +68,14 @@ def test_two_folders_with_shards_of_one_name(nginx: Nginx, web_root: Path):
         assert same(epoch(config(f"{nginx.url}/{name}")), epoch(config(web_root / name)))
 
 
+def test_a_url_has_one_folder_a_process_however_many_there_are(faulty: Faulty):
+    """Another one would have figures that nobody looks at."""
+    first = remote_folder(f"{faulty.url}/shards")
+    for number in range(40):
+        remote_folder(f"{faulty.url}/{number}")
+    assert remote_folder(f"{faulty.url}/shards") is first
+
+
 def test_an_index_is_made_where_the_server_has_none(nginx: Nginx, web_root: Path):
     bare = Path(shutil.copytree(web_root / "shards", web_root / "bare"))
     for path in bare.glob("*.idx.json"):
