@@ -3,7 +3,6 @@
 A transport tries once; what is worth another try and for how long, its user decides.
 """
 
-import importlib
 import os
 import select
 import shlex
@@ -258,8 +257,8 @@ class Filesystem:
 
 def _foreign_errors() -> Iterator[type[Exception]]:
     for module, name in FOREIGN_ERRORS:
-        if module.partition(".")[0] in sys.modules:
-            yield getattr(importlib.import_module(module), name)
+        if module in sys.modules:  # not its first part: protobuf alone makes a `google`
+            yield getattr(sys.modules[module], name)
 
 
 class Pipe:

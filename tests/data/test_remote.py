@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -318,7 +319,11 @@ def test_credentials_of_netrc(nginx: Nginx, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])
-def test_whatever_fsspec_opens(cache_dir: Path, web_root: Path, protocol: str):
+def test_whatever_fsspec_opens(
+    cache_dir: Path, web_root: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+):
+    # TensorBoard imports google.protobuf: that is no reason to look for google.auth.
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
     url = f"file://{web_root}/shards"
     if protocol == "memory":
         import fsspec
