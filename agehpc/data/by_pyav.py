@@ -25,7 +25,8 @@ def decode_range(media: bytes, low: int, high: int, frames: int, size: int | Non
     `size` is its height and width where they are known.
     """
     try:
-        with av.open(io.BytesIO(media), "r") as container:
+        # Named: bytes that look like a playlist would have FFmpeg open what they list.
+        with av.open(io.BytesIO(media), "r", format="mp4") as container:
             if not container.streams.video:
                 raise MediaError("open", "it has no video stream")
             stream = container.streams.video[0]

@@ -198,7 +198,7 @@ def _jpeg(media: bytes, size: int | None) -> np.ndarray:
 
 
 def _png(media: bytes, size: int | None) -> np.ndarray:
-    with Image.open(io.BytesIO(media)) as image:
+    with Image.open(io.BytesIO(media), formats=("PNG", "WEBP")) as image:
         _check_form(image.size, size, image.mode, ("L", "RGB"))
         return np.asarray(image)
 

@@ -75,7 +75,8 @@ def index_tars(
     scanned = []
     for tar in mapped(partial(_scan, wanted=wanted), list(tars.items()), workers):
         if isinstance(tar, Failed):
-            raise DataError(f"{tar.task[1]}: decoding its samples {tar}; leave that tar out")
+            fix = "leave that tar out" if tar.is_to_blame else "give fewer --workers"
+            raise DataError(f"{tar.task[1]}: decoding its samples {tar}; {fix}")
         scanned.append(tar)
     _check_twins(scanned)
     size = choice.size or _size(scanned)

@@ -17,7 +17,7 @@ from agehpc.data.encode import encode_many, is_grey
 from agehpc.data.journal import Journal, Outcome, key_of, locked, unfinished_of
 from agehpc.data.labels import class_names
 from agehpc.data.pieces import Piece, Reject, Settings
-from agehpc.data.processes import Failed, StartError, mapped
+from agehpc.data.processes import Failed, mapped
 from agehpc.data.shards import (
     FORMAT,
     MANIFEST,
@@ -108,8 +108,8 @@ def pack(
     The bytes are the same for any number of workers. `out` appears complete or stays as it was:
     UsageError where it exists, DataError where no source is usable or the disk is full. A source
     that crashes its worker, or hangs, is rejected.
-    With `resume`, which needs sources that are files, what a stopped or killed packing of the same
-    plan had finished is kept in a hidden folder beside `out` and used.
+    With `resume`, which needs sources that are files, the shards that a packing of the same plan
+    had finished, whatever ended it, are kept in a hidden folder beside `out` and used.
     """
     refuse_existing(out, overwrite)
     out = out.resolve()  # a link stays, and what it leads to is replaced
@@ -119,9 +119,9 @@ def pack(
             keep = False
             try:
                 manifest = _pack_into(unfinished, plan, workers, progress, resume)
-                (unfinished / journals.NAME).unlink()
                 _move(unfinished, out, overwrite)
-            except (KeyboardInterrupt, KilledError, StartError):
+                (out / journals.NAME).unlink()
+            except BaseException:
                 keep = resume and _say_what_is_kept(unfinished)
                 raise
             finally:
@@ -129,8 +129,8 @@ def pack(
                     shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"packing into {out} failed: {error.strerror or error}; nothing was kept. "
-            "Free space or choose another folder"
+            f"packing into {out} failed: {error.strerror or error}; free space or choose another "
+            "folder"
         ) from error
     return manifest
 
@@ -255,8 +255,7 @@ def _encoded(
     size = CHUNK[settings.kind] if workers.count else 1
     chunks = [sources[i : i + size] for i in range(0, len(sources), size)]
     encode = partial(encode_many, settings=settings)
-    deadline_s = size * workers.deadline_s
-    with closing(mapped(encode, chunks, workers.count, deadline_s)) as results:
+    with closing(mapped(encode, chunks, workers.count, workers.deadline_s)) as results:
         for result in results:
             if isinstance(result, Failed):
                 yield from _each_alone(result, settings, workers.deadline_s)

@@ -332,6 +332,8 @@ def _check(flags: Flags) -> None:
             raise UsageError(f"{flag} must be {least} or more: got {value}")
     if not flags.source_minutes > 0:
         raise UsageError(f"--source-minutes must be above 0: got {flags.source_minutes}")
+    if flags.workers > 1024:
+        raise UsageError(f"--workers must be 1024 or less: got {flags.workers}")
     if flags.crf > 51:
         raise UsageError(f"--crf must be 51 or less: got {flags.crf}")
     if not 0 <= flags.validation_fraction < 1:

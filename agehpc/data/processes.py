@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from agehpc.data.workers import immune
 from agehpc.errors import DataError
 
+_KILL_SECONDS = 30
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -187,9 +188,13 @@ def _start(function: Callable[[Any], Any]) -> _Worker[Any]:
 
 def _bury(worker: _Worker[Any]) -> int:
     """Let go of a dead or dying process and return its exit code."""
-    worker.process.join()
+    worker.process.join(_KILL_SECONDS)
     code = worker.process.exitcode
-    assert code is not None
+    if code is None:
+        raise DataError(
+            f"worker process {worker.process.pid} was killed but does not end: a file system that "
+            "it reads from hangs"
+        )
     worker.pipe.close()
     worker.process.close()
     return code

@@ -225,6 +225,7 @@ def test_people_are_held_out_whole(shared_data: Path, tmp_path: Path, capsys):
         (["--fps", "fast"], "--fps"),
         (["--crf", "60"], "--crf"),
         (["--workers", "-1"], "--workers"),
+        (["--workers", "2000"], "--workers"),
         (["--source-minutes", "0"], "--source-minutes"),
         (["--group-by", "nomatch(x)"], "does not match"),
     ],

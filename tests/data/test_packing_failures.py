@@ -109,8 +109,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk_leaves_nothing(small_disk: Path, people: Path):
-    with pytest.raises(DataError, match=r"No space left on device.*nothing was kept"):
+def test_full_disk_keeps_what_was_finished(
+    small_disk: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--samples-per-shard", "2"]
+    with pytest.raises(DataError, match=r"No space left on device; free space"):
+        main(["pack", str(people), str(small_disk / "out"), *flags])
+    assert "finished shard(s) are kept in" in capsys.readouterr().err
+    assert [path.name for path in small_disk.iterdir()] == [".out.partial"]
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert main(["pack", str(people), str(small_disk / "out"), *flags]) == 0
+    assert main(["pack", str(people), str(tmp_path / "whole"), *flags]) == 0
+    assert folder_bytes(small_disk / "out") == folder_bytes(tmp_path / "whole")
+
+
+def test_full_disk_before_the_first_shard_leaves_nothing(small_disk: Path, people: Path):
+    subprocess.run(["mount", "-o", "remount,size=4k", str(small_disk)], check=True)
+    with pytest.raises(DataError, match=r"No space left on device; free space"):
         main(["pack", str(people), str(small_disk / "out")])
     assert not list(small_disk.iterdir())
 
@@ -119,7 +134,7 @@ def test_full_disk_keeps_the_shards_that_were_there(small_disk: Path, people: Pa
     out = small_disk / "out"
     assert main(["pack", str(people / "bend" / "p0_0.mp4"), str(out), "--size", "16"]) == 0
     before = folder_bytes(out)
-    with pytest.raises(DataError, match="nothing was kept"):
+    with pytest.raises(DataError, match="No space left on device"):
         main(["pack", str(people), str(out), "--overwrite"])
     assert folder_bytes(out) == before
     assert list(small_disk.iterdir()) == [out]
