@@ -15,11 +15,16 @@ from torch import Tensor
 from agehpc_kernels.form import Form, statistics, wide
 
 
+def refusal(x: Tensor, form: Form) -> str | None:
+    """Return why this backend cannot take a tensor: it takes all of them."""
+    return None
+
+
 def moments(x: Tensor, form: Form) -> Tensor:
     """Return float64 [3, C]: number of values of u, their mean, sum of squared deviations."""
     u = _input_of_norm(_wide(x), form)
     dims = [0, *range(2, x.dim())]
-    count = x.numel() // x.shape[1]
+    count = x.numel() // max(x.shape[1], 1)
     if not count:
         return x.new_zeros(3, x.shape[1], dtype=torch.float64)
     # The mean of what is left after the first mean: its rounding would stay in large ones.
@@ -59,7 +64,7 @@ def backward_sums(
 
     They are the gradients of bias and weight.
     """
-    g, x_hat, _ = _parts(dy, kept, stats_3C, weight, bias, form)
+    g, x_hat, _ = parts(dy, kept, stats_3C, weight, bias, form)
     dims = [0, *range(2, dy.dim())]
     return torch.stack([g.double().sum(dims), (g * x_hat).double().sum(dims)])
 
@@ -77,7 +82,7 @@ def backward_apply(
 
     Zeros in evaluation, where the statistics do not depend on x.
     """
-    g, x_hat, factor = _parts(dy, kept, stats_3C, weight, bias, form)
+    g, x_hat, factor = parts(dy, kept, stats_3C, weight, bias, form)
     first, second = (_wide_as(means_2C, g)[i].view(_shape(g)) for i in range(2))
     inverse = stats_3C[2] if weight is None else stats_3C[2] * weight.to(stats_3C.dtype)
     return ((g - first - x_hat * second) * inverse.view(_shape(g)) * factor).to(dy.dtype)
@@ -93,7 +98,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Return dx and the sums, for statistics of this x alone."""
     sums_2C = backward_sums(dy, kept, stats_3C, weight, bias, form)
-    means_2C = sums_2C / max(dy.numel() // dy.shape[1], 1)
+    means_2C = sums_2C / max(dy.numel() // max(dy.shape[1], 1), 1)
     return backward_apply(dy, kept, stats_3C, weight, bias, means_2C, form), sums_2C
 
 
@@ -111,7 +116,7 @@ def backward_fixed(
     return backward_apply(dy, kept, stats_3C, weight, bias, means_2C, form), sums_2C
 
 
-def _parts(
+def parts(
     dy: Tensor,
     kept: Tensor,
     stats_3C: Tensor,
@@ -119,7 +124,7 @@ def _parts(
     bias: Tensor | None,
     form: Form,
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Return g, x_hat, and the derivative of u by x."""
+    """Return g, x_hat, and the derivative of u by x: differentiable pieces of the backward."""
     g, kept = _wide(dy), _wide(kept)
     first = form.order == "activation_first"
     if form.save == "input":
