@@ -1,0 +1,145 @@
+"""Which backend runs the fused operation on a tensor, and why."""
+
+import functools
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from agehpc_kernels import by_aten
+from agehpc_kernels.form import Form, Order, Save
+
+Backend = Literal["auto", "triton", "cpp", "aten"]
+VARIABLE = "AGEHPC_KERNELS_BACKEND"
+
+_TITLES = {"triton": "Triton kernels", "cpp": "compiled C++", "aten": "plain torch (ATen)"}
+# The fastest first. Triton's interpreter runs on the CPU too, but only where it is forced.
+_CANDIDATES = {"cuda": ("triton", "aten"), "cpu": ("cpp", "aten")}
+_log = logging.getLogger(__name__)
+# Not a context variable: backward runs in autograd's own threads on CUDA.
+_forced: list[Backend] = []
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Run every fused operation of the process by one backend inside the block.
+
+    It outweighs the environment variable AGEHPC_KERNELS_BACKEND. Backward passes go by what holds
+    when they run. Not for use by several threads at once.
+
+    Args:
+        name: `auto` chooses by tensor; another one raises ValueError on what it cannot take.
+    """
+    _forced.append(_checked(name, "backend"))
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The backend of a tensor; `print` it."""
+
+    subject: str
+    backend: str | None
+    """None where a forced backend refuses the tensor: the operation would raise."""
+    verdicts: dict[str, str]
+    """Why, for each backend that was considered."""
+
+    def __str__(self) -> str:
+        """Tell it in lines: the tensor and what runs, then each backend's reason."""
+        title = "nothing can run it" if self.backend is None else _TITLES[self.backend]
+        lines = [f"{self.subject}: {title}"]
+        return "\n".join(lines + [f"  {name}: {why}" for name, why in self.verdicts.items()])
+
+
+def explain(
+    x: Tensor, *, slope: float = 0.2, order: Order = "norm_first", save: Save = "input"
+) -> Explanation:
+    """Say which backend would run `bn_leaky_relu` on a tensor and why; runs nothing.
+
+    Args:
+        x: [N, C, *], any floating dtype and layout.
+        slope: as in `bn_leaky_relu`, like the rest.
+        order: whether the norm or LeakyReLU comes first.
+        save: what backward keeps.
+    """
+    form = Form(slope, order, save)
+    subject = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"
+    if not x.numel():
+        return Explanation(subject, "aten", {"aten": "chosen: the tensor is empty"})
+    name = _wanted()
+    found, verdicts = None, {}
+    for candidate in _candidates(x) if name == "auto" else (name,):
+        why = _refusal(candidate, x, form)
+        if why is None:
+            found = candidate
+            verdicts[candidate] = "chosen: " + (
+                "the fastest that takes it" if name == "auto" else "forced"
+            )
+            break
+        verdicts[candidate] = f"refused: {why}"
+    for other in _TITLES:
+        verdicts.setdefault(other, _passed_over(other, x, name))
+    return Explanation(subject, found, verdicts)
+
+
+def chosen(x: Tensor, form: Form) -> ModuleType:
+    """Return the backend's module for a tensor; ValueError where a forced one refuses it."""
+    if not x.numel():
+        return by_aten
+    name = _wanted()
+    if name == "auto":
+        name = next(n for n in _candidates(x) if _refusal(n, x, form) is None)
+    elif why := _refusal(name, x, form):
+        raise ValueError(
+            f"the backend {name!r} was forced and cannot run this: {why}; set "
+            f"{VARIABLE}=auto (or leave the `backend` block) to let another one run it"
+        )
+    module = _module(name)
+    assert isinstance(module, ModuleType)
+    return module
+
+
+def _wanted() -> Backend:
+    if _forced:
+        return _forced[-1]
+    return _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+
+
+def _checked(name: str, source: str) -> Backend:
+    if name not in get_args(Backend):
+        raise ValueError(f"{source}: no backend {name!r}; there are {', '.join(get_args(Backend))}")
+    return name  # type: ignore[return-value]
+
+
+def _candidates(x: Tensor) -> tuple[str, ...]:
+    return _CANDIDATES.get(x.device.type, ("aten",))
+
+
+def _passed_over(name: str, x: Tensor, wanted: Backend) -> str:
+    if wanted != "auto":
+        return f"not asked: {wanted} is forced"
+    return "not needed" if name in _candidates(x) else f"not for tensors on {x.device.type}"
+
+
+def _refusal(name: str, x: Tensor, form: Form) -> str | None:
+    module = _module(name)
+    return module if isinstance(module, str) else module.refusal(x, form)
+
+
+@functools.cache
+def _module(name: str) -> ModuleType | str:
+    """Import a backend on first use; the reason where that fails."""
+    try:
+        return importlib.import_module(f"agehpc_kernels.by_{name}")
+    except ImportError as error:
+        _log.warning("fused norms run without %s: %s", _TITLES[name], error)
+        return f"cannot be imported ({error})"
