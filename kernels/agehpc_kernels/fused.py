@@ -1,0 +1,162 @@
+"""BatchNorm + LeakyReLU as one function."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from agehpc_kernels import ranks
+from agehpc_kernels.derivatives import Forward, Setting
+from agehpc_kernels.form import Form, Order, Save, statistics, wide
+from agehpc_kernels.ops import dense
+
+
+def bn_leaky_relu(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    training: bool = True,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+    slope: float = 0.2,
+    order: Order = "norm_first",
+    save: Save = "input",
+    sync: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Normalise each channel, scale, shift and apply LeakyReLU (or LeakyReLU first): y.
+
+    As F.leaky_relu(F.batch_norm(x, ...), slope), differentiable twice. Statistics are float32
+    (float64 for float64 inputs) whatever the input.
+
+    `save="output"` keeps y for backward instead of x, which the next layer keeps anyway; x is not
+    touched. x is rebuilt from y, so rounding of y comes back multiplied by about |bias / weight|:
+    as exact as keeping x while |bias| <= |weight|, and at bias / weight = 10 (100) the rebuilt
+    normalised values are off by 2% (14%) in bfloat16, 0.2% (2%) in float16. Where `order` is
+    `activation_first`, values whose distance from 0 is within that rounding may get the other
+    slope. No element of `weight` may be 0, or the gradients of its channel are not finite.
+
+    Args:
+        x: [N, C, *], any floating dtype; contiguous or channels_last, others are copied. Without
+            values (N = 0) y has none either and running statistics stay.
+        weight: [C], any floating dtype; None is 1.
+        bias: [C], any floating dtype; None is 0.
+        running_mean: [C], best float32; updated in place in training, used in evaluation.
+        running_var: [C], likewise; takes the unbiased variance.
+        training: whether to normalise by the statistics of x.
+        momentum: weight of this batch in the running statistics; a tensor without dimensions keeps
+            a cumulative average off the host.
+        eps: added to the variance.
+        slope: negative slope; 0 is ReLU, 1 leaves the norm alone. Above 0 with `save="output"`.
+        order: whether the norm or LeakyReLU comes first.
+        save: what backward keeps.
+        sync: statistics over all ranks in training: collective, in forward and every backward
+            pass. Ranks may hold unequally many samples or none. The gradient of x is that of the
+            sum of all ranks' losses, those of weight and bias are this rank's part, as in
+            torch.nn.SyncBatchNorm.
+        group: the ranks to share with; None is the default group.
+
+    Returns:
+        [N, C, *] in the dtype and memory format of `x`.
+
+    Raises:
+        ValueError: arguments that do not fit together, or one value per channel in training.
+    """
+    _check(x, weight, bias, running_mean, running_var, training, slope, order, save)
+    sync = sync and training and ranks.shared(group)
+    values = x.numel() // max(x.shape[1], 1)
+    if training and values == 1 and not sync:
+        raise ValueError(
+            "expected more than 1 value per channel when training, got input size "
+            f"{list(x.shape)}; use a larger batch, or .eval()"
+        )
+    setting = Setting(Form(slope, order, save), eps, not training, sync, group)
+    fixed_3C = None if training else _of_running(running_mean, running_var, eps, x.dtype)
+    # Outside the Function: what it keeps is then the one dense copy.
+    y, _, moments_3C = Forward.apply(dense(x), *_filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
+    if training and running_mean is not None and running_var is not None and (values or sync):
+        _track(running_mean, running_var, moments_3C, momentum, sync)
+    return y
+
+
+def _of_running(mean: Tensor | None, var: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return [3, C] statistics for evaluation."""
+    assert mean is not None
+    assert var is not None
+    with torch.no_grad():
+        mean, var = mean.double(), var.double()
+        # One value, whose squared deviation is the variance.
+        return statistics(torch.stack([torch.ones_like(mean), mean, var]), eps, wide(dtype))
+
+
+@torch.no_grad()
+def _track(
+    running_mean: Tensor,
+    running_var: Tensor,
+    moments_3C: Tensor,
+    momentum: float | Tensor,
+    sync: bool,
+) -> None:
+    count, mean, squares = moments_3C
+    unbiased = squares / (count - 1).clamp(min=1)
+    # Whether any rank holds values is known on the device alone.
+    share: Any = momentum * (count > 0) if sync else momentum
+    for running, new in ((running_mean, mean), (running_var, unbiased)):
+        weight = share.to(running.dtype) if isinstance(share, Tensor) else share
+        running.lerp_(new.to(running.dtype), weight)
+
+
+def _filled(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return both or neither: backends know no other case."""
+    if weight is not None and bias is None:
+        return weight, torch.zeros_like(weight)
+    if weight is None and bias is not None:
+        return torch.ones_like(bias), bias
+    return weight, bias
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    slope: float,
+    order: str,
+    save: str,
+) -> None:
+    if not x.is_floating_point() or x.dim() < 2:
+        raise ValueError(
+            f"x must be a floating [N, C, *], got {x.dtype} {list(x.shape)}; "
+            "convert it, or add the missing dimension"
+        )
+    if order not in ("norm_first", "activation_first"):
+        raise ValueError(f"order must be norm_first or activation_first, got {order!r}")
+    if save not in ("input", "output"):
+        raise ValueError(f"save must be input or output, got {save!r}")
+    if save == "output" and slope <= 0:
+        raise ValueError(
+            f"save='output' rebuilds x from y, which a slope of {slope} cannot give back; "
+            "use a slope above 0, or save='input'"
+        )
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var go together: give both or neither")
+    if not training and running_mean is None:
+        raise ValueError("evaluation needs running_mean and running_var; give both, or training")
+    channels = x.shape[1]
+    given = {
+        "weight": weight,
+        "bias": bias,
+        "running_mean": running_mean,
+        "running_var": running_var,
+    }
+    for name, tensor in given.items():
+        if tensor is not None and tensor.shape != (channels,):
+            raise ValueError(
+                f"{name} must be [{channels}], one value a channel of x, got {list(tensor.shape)}"
+            )
