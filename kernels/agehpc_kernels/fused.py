@@ -104,7 +104,7 @@ def _track(
     count, mean, squares = moments_3C
     unbiased = squares / (count - 1).clamp(min=1)
     # Whether any rank holds values is known on the device alone.
-    share: Any = momentum * (count > 0) if sync else momentum
+    share: Any = (count > 0).double() * momentum if sync else momentum
     for running, new in ((running_mean, mean), (running_var, unbiased)):
         weight = share.to(running.dtype) if isinstance(share, Tensor) else share
         running.lerp_(new.to(running.dtype), weight)
