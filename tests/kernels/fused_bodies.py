@@ -120,6 +120,17 @@ def one_value_each(ranks: Ranks) -> list[float]:
     return module(torch.tensor([[float(ranks.env.rank)]])).flatten().tolist()
 
 
+def on_the_cpu(ranks: Ranks) -> list[str]:
+    """What torch's SyncBatchNorm says to gloo and the CPU, beside what ours gives."""
+    x = torch.randn(4, 3, 5)
+    try:
+        torch.nn.SyncBatchNorm(3)(x)
+        theirs = "works"
+    except ValueError as error:
+        theirs = str(error)
+    return [theirs, str(SyncBatchNormLeakyReLU(3)(x).device)]
+
+
 def evaluation_is_local(ranks: Ranks) -> bool:
     """Only the first rank runs: a collective would hang."""
     if ranks.env.rank == 0:
@@ -138,6 +149,7 @@ def everything(ranks: Ranks, forms: list[list[str]], splits: list[list[int]]) ->
         "collectives, one empty": collectives(ranks, [3, 0]),
         "empty": empty_everywhere(ranks),
         "one value": one_value_each(ranks),
+        "cpu": on_the_cpu(ranks),
         "evaluation": evaluation_is_local(ranks),
         "checks": gradients_check(ranks, [[2, 1], [3, 0]]),
     }

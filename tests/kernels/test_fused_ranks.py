@@ -71,3 +71,16 @@ def test_one_value_a_rank_is_enough_for_several_ranks(two: list[dict[str, Any]])
 
 def test_evaluation_needs_no_other_rank(two: list[dict[str, Any]]):
     assert all(rank["evaluation"] for rank in two)
+
+
+def test_torch_sync_batch_norm_refuses_the_cpu(two: list[dict[str, Any]]):
+    for rank in two:
+        theirs, ours = rank["cpu"]
+        assert "GPU" in theirs
+        assert ours == "cpu"
+
+
+def test_torch_sync_batch_norm_lacks_a_second_derivative(two: list[dict[str, Any]]):
+    """pytorch#61222: derivative of batch_norm_backward_elemt. Here on every rank."""
+    for rank in two:
+        assert any(rank["derivatives"][0][0]["x.grad"])
