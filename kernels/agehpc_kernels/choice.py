@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
-from agehpc_kernels import by_aten
 from agehpc_kernels.form import Form, Order, Save
 
-Backend = Literal["auto", "triton", "cpp", "aten"]
+Backend = Literal["auto", "triton", "cpp", "torch", "aten"]
 VARIABLE = "AGEHPC_KERNELS_BACKEND"
 
-_TITLES = {"triton": "Triton kernels", "cpp": "compiled C++", "aten": "plain torch (ATen)"}
+_TITLES = {
+    "triton": "Triton kernels",
+    "cpp": "compiled C++",
+    "torch": "torch's own batch_norm and leaky_relu",
+    "aten": "the kernels' formulas in plain torch",
+}
 # The fastest first. Triton's interpreter runs on the CPU too, but only where it is forced.
-_CANDIDATES = {"cuda": ("triton", "aten"), "cpu": ("cpp", "aten")}
+_CANDIDATES = {"cuda": ("triton", "torch", "aten"), "cpu": ("cpp", "torch", "aten")}
 _log = logging.getLogger(__name__)
 # Not a context variable: backward runs in autograd's own threads on CUDA.
 _forced: list[Backend] = []
@@ -35,6 +40,8 @@ def backend(name: Backend) -> Iterator[None]:
 
     Args:
         name: `auto` chooses by tensor; another one raises ValueError on what it cannot take.
+            `torch` is F.batch_norm and F.leaky_relu, which keep two activations for backward;
+            `aten` the formulas of the kernels, slow: the rest of what `torch` cannot do.
     """
     _forced.append(_checked(name, "backend"))
     try:
@@ -91,21 +98,33 @@ def explain(
     return Explanation(subject, found, verdicts)
 
 
+def by_torch_itself(x: Tensor, form: Form) -> bool:
+    """Return whether F.batch_norm and F.leaky_relu run a tensor; ValueError if forced in vain."""
+    if torch.compiler.is_compiling():
+        # What compiles for the CPU fuses them, and cannot look into compiled C++.
+        name = "torch" if _wanted() == "auto" and x.device.type == "cpu" else _wanted()
+        return name == "torch" and form.save == "input"
+    return bool(x.numel()) and _choose(x, form) == "torch"
+
+
 def chosen(x: Tensor, form: Form) -> ModuleType:
-    """Return the backend's module for a tensor; ValueError where a forced one refuses it."""
-    if not x.numel():
-        return by_aten
+    """Return the module of the seam for a tensor; ValueError where a forced one refuses it."""
+    name = _choose(x, form) if x.numel() else "aten"
+    module = _module("aten" if name == "torch" else name)
+    assert isinstance(module, ModuleType)
+    return module
+
+
+def _choose(x: Tensor, form: Form) -> str:
     name = _wanted()
     if name == "auto":
-        name = next(n for n in _candidates(x) if _refusal(n, x, form) is None)
-    elif why := _refusal(name, x, form):
+        return next(n for n in _candidates(x) if _refusal(n, x, form) is None)
+    if why := _refusal(name, x, form):
         raise ValueError(
             f"the backend {name!r} was forced and cannot run this: {why}; set "
             f"{VARIABLE}=auto (or leave the `backend` block) to let another one run it"
         )
-    module = _module(name)
-    assert isinstance(module, ModuleType)
-    return module
+    return name
 
 
 def _wanted() -> Backend:
@@ -121,7 +140,7 @@ def _checked(name: str, source: str) -> Backend:
 
 
 def _candidates(x: Tensor) -> tuple[str, ...]:
-    return _CANDIDATES.get(x.device.type, ("aten",))
+    return _CANDIDATES.get(x.device.type, ("torch", "aten"))
 
 
 def _passed_over(name: str, x: Tensor, wanted: Backend) -> str:
@@ -131,6 +150,8 @@ def _passed_over(name: str, x: Tensor, wanted: Backend) -> str:
 
 
 def _refusal(name: str, x: Tensor, form: Form) -> str | None:
+    if name == "torch":
+        return "it keeps x, not y alone" if form.save == "output" else None
     module = _module(name)
     return module if isinstance(module, str) else module.refusal(x, form)
 

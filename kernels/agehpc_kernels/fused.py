@@ -1,12 +1,12 @@
 """BatchNorm + LeakyReLU as one function."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from agehpc_kernels import ranks
+from agehpc_kernels.choice import by_torch_itself
 from agehpc_kernels.derivatives import Forward, Setting
 from agehpc_kernels.form import Form, Order, Save, statistics, wide
 from agehpc_kernels.ops import dense
@@ -74,13 +74,47 @@ def bn_leaky_relu(
             "expected more than 1 value per channel when training, got input size "
             f"{list(x.shape)}; use a larger batch, or .eval()"
         )
-    setting = Setting(Form(slope, order, save), eps, not training, sync, group)
+    form = Form(slope, order, save)
+    if not sync and by_torch_itself(x, form):
+        return _by_torch(
+            dense(x), weight, bias, running_mean, running_var, training, momentum, eps, form
+        )
+    setting = Setting(form, eps, not training, sync, group)
     fixed_3C = None if training else _of_running(running_mean, running_var, eps, x.dtype)
     # Outside the Function: what it keeps is then the one dense copy.
     y, _, moments_3C = Forward.apply(dense(x), *_filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
     if training and running_mean is not None and running_var is not None and (values or sync):
         _track(running_mean, running_var, moments_3C, momentum, sync)
     return y
+
+
+def _by_torch(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+    form: Form,
+) -> Tensor:
+    """Run torch's own functions, with dtypes that they take together."""
+
+    def widened(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.to(wide(x.dtype))
+
+    u = F.leaky_relu(x, form.slope) if form.order == "activation_first" else x
+    parameters = widened(weight), widened(bias)
+    if not training or running_mean is None or running_var is None:
+        running = widened(running_mean), widened(running_var)
+        y = F.batch_norm(u, *running, *parameters, training, 0.0, eps)
+    else:
+        # Of this batch alone: momentum may be a tensor, and the statistics of another dtype.
+        mean, var = (torch.zeros(x.shape[1], dtype=wide(x.dtype), device=x.device) for _ in "mv")
+        y = F.batch_norm(u, mean, var, *parameters, True, 1.0, eps)
+        _move(running_mean, running_var, mean, var, momentum)
+    return y if form.order == "activation_first" else F.leaky_relu(y, form.slope)
 
 
 def _of_running(mean: Tensor | None, var: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
@@ -104,8 +138,15 @@ def _track(
     count, mean, squares = moments_3C
     unbiased = squares / (count - 1).clamp(min=1)
     # Whether any rank holds values is known on the device alone.
-    share: Any = (count > 0).double() * momentum if sync else momentum
-    for running, new in ((running_mean, mean), (running_var, unbiased)):
+    share = (count > 0).double() * momentum if sync else momentum
+    _move(running_mean, running_var, mean, unbiased, share)
+
+
+@torch.no_grad()
+def _move(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, share: float | Tensor
+) -> None:
+    for running, new in ((running_mean, mean), (running_var, var)):
         weight = share.to(running.dtype) if isinstance(share, Tensor) else share
         running.lerp_(new.to(running.dtype), weight)
 

@@ -1,6 +1,7 @@
 """bn_leaky_relu against F.batch_norm, F.leaky_relu and autograd, in every form."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from agehpc_kernels import bn_leaky_relu
+from agehpc_kernels import backend, bn_leaky_relu
 from tests.kernels.forms import (
     EPS,
     FORMATS,
@@ -26,6 +27,13 @@ from tests.kernels.forms import (
 
 ORDERS = ["norm_first", "activation_first"]
 SAVES = ["input", "output"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by() -> Iterator[None]:
+    """The formulas of the kernels; F.batch_norm, which auto may choose, is what they equal."""
+    with backend("aten"):
+        yield
 
 
 @given(cases())
@@ -160,6 +168,7 @@ class TestSaved:
             y = fused(case, inputs)
         big = [t for t in packed if t.numel() >= y.numel()]
         assert len(big) == 1
+        assert big[0].is_contiguous()  # also where x is not: no backward pass copies it again
         assert sum(t.numel() for t in packed) < y.numel() + 10 * y.shape[1]
         if case.save == "output":
             assert big[0].data_ptr() == y.data_ptr()

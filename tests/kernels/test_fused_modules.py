@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from agehpc_kernels import (
     BatchNormLeakyReLU2d,
     BatchNormLeakyReLU3d,
     SyncBatchNormLeakyReLU,
+    backend,
     fuse,
     unfuse,
 )
@@ -32,6 +34,13 @@ SETTINGS: list[dict[str, Any]] = [
     {"affine": False, "momentum": 0.3},
     {"bias": False, "eps": 0.1},
 ]
+
+
+@pytest.fixture(autouse=True, scope="module", params=["aten", "auto"])
+def by(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernels' formulas, and what is chosen."""
+    with backend(request.param):
+        yield
 
 
 def randomise(module: nn.Module) -> None:

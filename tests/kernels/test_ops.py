@@ -119,16 +119,20 @@ class TestChoice:
         assert not self.ran(stub, torch.empty(0, 3))
         assert explain(torch.empty(0, 3)).backend == "aten"
 
-    def test_and_plain_torch_where_it_cannot(self, backends: dict[str, Any]):
+    def test_and_torch_where_it_cannot(self, backends: dict[str, Any]):
         backends["cpp"] = (stub := Stub("float16 is slower there")).module
         assert not self.ran(stub)
         text = str(explain(self.x))
         assert text.splitlines() == [
-            "float32 [4, 3, 2] on cpu: plain torch (ATen)",
+            "float32 [4, 3, 2] on cpu: torch's own batch_norm and leaky_relu",
             "  cpp: refused: float16 is slower there",
-            "  aten: chosen: the fastest that takes it",
+            "  torch: chosen: the fastest that takes it",
             "  triton: not for tensors on cpu",
+            "  aten: not needed",
         ]
+        explanation = explain(self.x, save="output")
+        assert explanation.backend == "aten"
+        assert explanation.verdicts["torch"] == "refused: it keeps x, not y alone"
 
     def test_a_gpu_takes_triton(self, backends: dict[str, Any]):
         with FakeTensorMode():
@@ -138,7 +142,7 @@ class TestChoice:
         assert choice.chosen(x, Form(0.2)) is backends["triton"]
         backends["triton"] = "no module named 'triton'"
         explanation = explain(x)
-        assert explanation.backend == "aten"
+        assert explanation.backend == "torch"
         assert explanation.verdicts["triton"] == "refused: no module named 'triton'"
 
     def test_forced(self, backends: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 What needs ranks is in test_fused_ranks.py.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +14,19 @@ from torch import Tensor, nn
 from agehpc_kernels import (
     BatchNormLeakyReLU2d,
     BatchNormLeakyReLU3d,
+    backend,
     bn_leaky_relu,
 )
 from tests.kernels.forms import laid_out
 
 SAVES: list[Any] = ["input", "output"]
+
+
+@pytest.fixture(autouse=True, scope="module", params=["aten", "auto"])
+def by(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernels' formulas, and what is chosen."""
+    with backend(request.param):
+        yield
 
 
 @pytest.mark.parametrize("save", SAVES)
