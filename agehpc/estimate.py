@@ -12,6 +12,7 @@ from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.models.geometry import geometry
+from agehpc.models.kernels import sized
 from agehpc.systems import build_system
 from agehpc.systems.base import ALWAYS, Collectives, Micro
 
@@ -66,7 +67,10 @@ def estimate(config: Config, plan: Plan) -> Estimate:
         {name: t.expand(plan.micro_batch, *t.shape[1:]).to("meta") for name, t in drawn.items()},
         _second(config, plan),
     )
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with (
+        sized(players.values(), config.train.norm_kernel),
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
         for turn in system.turns:
             for name, player in players.items():
                 player.requires_grad_(name == turn.player)

@@ -20,7 +20,7 @@ from agehpc.models.blocks import DATA, PRIOR
 from agehpc.models.prior import draw
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
-from agehpc_kernels import calibrating
+from agehpc_kernels import calibrating, use_reference
 
 
 class Model:
@@ -41,6 +41,9 @@ class Model:
         self.system = build_system(config, Collectives.alone())
         with torch.random.fork_rng(devices=[]):
             players = self.system.build()
+        if config.train.norm_kernel == "reference":
+            for player in players.values():
+                use_reference(player)
         self.players = {name: self._ready(players.pop(name)) for name in self.system.models}
         self.judges = players
         self._judging = False

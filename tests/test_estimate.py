@@ -21,6 +21,7 @@ from agehpc.config.schema import (
 from agehpc.estimate import estimate
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
+from agehpc_kernels import backend
 
 
 def config(
@@ -77,7 +78,8 @@ def test_activations_are_what_real_forwards_save(settings: AgeSystem, kind: str,
         return tensor
 
     micro = Micro(x_BCS, torch.full((2,), -1), samples_seen=10**9, step=0, draws=draws)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    # The formulas of the kernels in plain torch keep what the kernels keep.
+    with backend("aten"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         players["autoencoder"].requires_grad_(False)
         made = system.make("autoencoder", players, micro)
         system.turns[0].loss(players, micro, made)

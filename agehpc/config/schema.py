@@ -274,6 +274,9 @@ class TrainConfig(Section):
     """Samples of one forward on one rank; default global batch / world size."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the networks; weights and moments stay float32."""
+    norm_kernel: Literal["auto", "fused", "reference"] = "auto"
+    """BatchNorm + LeakyReLU by fused kernels where one takes a tensor, with an error where the
+    device has none, or by torch's own functions."""
     save_every_kimg: Positive = 100.0
     """A checkpoint every this many kimg, and one at the end."""
     keep_last: Count = 2

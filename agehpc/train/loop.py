@@ -2,21 +2,30 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from agehpc.cluster.collectives import gather, mean_over_ranks, together
+from agehpc.cluster.collectives import gather, mean_over_ranks, raise_together, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import Reason, StopFlag, agree
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.data.quarantine import Fault, Quarantine
-from agehpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESTART, DataError, DivergedError
+from agehpc.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_RESTART,
+    ConfigError,
+    DataError,
+    DivergedError,
+)
 from agehpc.models.ema import Ema, decay
+from agehpc.models.kernels import choose
 from agehpc.observe.console import Console, Status
 from agehpc.observe.throughput import Meter
 from agehpc.systems import build_system
@@ -63,6 +72,7 @@ class Trainer:
         self.system = build_system(config, Collectives(_moments, gather, dist.get_rank))
         torch.manual_seed(config.run.seed)  # weights are equal on all ranks
         modules = self.system.build()
+        console.say(f"norms by {self._choose_kernels(modules)}")
         if resume_from is not None:
             self.progress = checkpointing.restore_modules(resume_from, config, modules)
         self.parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()}
@@ -105,6 +115,15 @@ class Trainer:
         )
         self.started = time.monotonic()
         self.sums: dict[str, tuple[Tensor, int]] = {}
+
+    def _choose_kernels(self, modules: Mapping[str, nn.Module]) -> str:
+        norms, error = "", None
+        try:
+            norms = choose(modules.values(), self.config.train.norm_kernel, self.ranks.device)
+        except ConfigError as raised:
+            error = raised
+        raise_together(error)
+        return norms
 
     def _open_rank0(self) -> None:
         self.recorder = Recorder(self.run, self.config, self.progress.step)

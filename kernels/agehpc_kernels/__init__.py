@@ -10,7 +10,7 @@ from agehpc_kernels.modules import (
     BatchNormLeakyReLU3d,
     SyncBatchNormLeakyReLU,
 )
-from agehpc_kernels.norm import NormLeakyReLU, calibrating, frozen_statistics
+from agehpc_kernels.norm import NormLeakyReLU, calibrating, frozen_statistics, use_reference
 
 __all__ = [
     "BatchNormLeakyReLU1d",
@@ -27,4 +27,5 @@ __all__ = [
     "frozen_statistics",
     "fuse",
     "unfuse",
+    "use_reference",
 ]

@@ -1,4 +1,4 @@
-"""Normalisation followed by LeakyReLU, in plain torch: the reference of the fused kernels.
+"""The normalisation and LeakyReLU of the models: by fused kernels, or in plain torch.
 
 Shapes: B batch, C channels, * any spatial dimensions, K banks of running statistics, W ranks.
 torch's SyncBatchNorm refuses the CPU and has no double backward (pytorch#61222); this one has both.
@@ -17,9 +17,10 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
 from agehpc_kernels.collective import all_reduce_sum
+from agehpc_kernels.form import Order
+from agehpc_kernels.fused import bn_leaky_relu
 
 Norm = Literal["batch", "sync_batch", "group", "instance", "none"]
-Order = Literal["norm_first", "activation_first"]
 
 
 class NormLeakyReLU(nn.Module):
@@ -28,7 +29,8 @@ class NormLeakyReLU(nn.Module):
     `batch` takes statistics over the rank's batch and space, `sync_batch` over all ranks',
     `group` over groups of channels of one sample, `instance` over each channel of one sample,
     `none` passes the input on. Statistics and parameters are float32 whatever the input (float64
-    after `.double()`, for float64 inputs); twice differentiable in every form.
+    after `.double()`, for float64 inputs); twice differentiable in every form. `batch` and
+    `sync_batch` are one fused operation with LeakyReLU, unless `use_reference` says otherwise.
 
     A network that sees several streams with different statistics keeps a bank of running
     statistics for each: pass its index to `forward`.
@@ -68,6 +70,7 @@ class NormLeakyReLU(nn.Module):
         self.classes = classes
         self.tracking = True  # False: batch statistics are used, running ones left alone
         self.cumulative = False  # True: running statistics are the plain mean over batches
+        self.fused = norm in ("batch", "sync_batch")
         if norm == "none":
             assert classes is None, "the classes come in through the norm's scale and shift"
             return
@@ -99,9 +102,31 @@ class NormLeakyReLU(nn.Module):
         Returns:
             [B, C, *] in the dtype of `x`.
         """
+        if self.fused and self.classes is None:
+            return self._fused(x, bank, self.weight, self.bias, self.slope)
         if self.order == "activation_first":
             return self._normalised(self._activated(x), bank, labels)
         return self._activated(self._normalised(x, bank, labels))
+
+    def _fused(
+        self, x: Tensor, bank: int, weight: Tensor | None, bias: Tensor | None, slope: float
+    ) -> Tensor:
+        tracks = self.training and self.tracking
+        known = tracks or not self.training
+        return bn_leaky_relu(
+            x,
+            weight,
+            bias,
+            self.running_mean[bank] if known else None,
+            self.running_var[bank] if known else None,
+            training=self.training,
+            momentum=self._count(bank) if tracks else 0.0,
+            eps=self.eps,
+            slope=slope,
+            order=self.order,
+            # Calibration runs on one rank alone.
+            sync=self.norm == "sync_batch" and not self.cumulative,
+        )
 
     def _activated(self, x: Tensor) -> Tensor:
         return x if self.slope == 1.0 else F.leaky_relu(x, self.slope)
@@ -125,6 +150,8 @@ class NormLeakyReLU(nn.Module):
             return F.instance_norm(x, weight=weight, bias=bias, eps=self.eps)
         if self.norm == "group":
             return F.group_norm(x, self.groups, weight, bias, self.eps)
+        if self.fused:
+            return self._fused(x, bank, weight, bias, slope=1.0)
         if not self.training:
             mean, var = self.running_mean[bank], self.running_var[bank]
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
@@ -188,6 +215,13 @@ def global_moments(x: Tensor, group: dist.ProcessGroup | None = None) -> tuple[T
     means, variances = rows[:, 0], rows[:, 1]
     total = means.mean(0)
     return total, variances.mean(0) + (means - total).square().mean(0), local_count * ranks
+
+
+def use_reference(module: nn.Module) -> None:
+    """Let every norm inside compose torch's own functions, in the place of the fused operation."""
+    for norm in module.modules():
+        if isinstance(norm, NormLeakyReLU):
+            norm.fused = False
 
 
 @contextmanager
