@@ -100,11 +100,13 @@ def explain(
 
 def by_torch_itself(x: Tensor, form: Form) -> bool:
     """Return whether F.batch_norm and F.leaky_relu run a tensor; ValueError if forced in vain."""
+    if not x.numel():
+        return False  # running statistics of nothing must stay as they are
     if torch.compiler.is_compiling():
         # What compiles for the CPU fuses them, and cannot look into compiled C++.
         name = "torch" if _wanted() == "auto" and x.device.type == "cpu" else _wanted()
         return name == "torch" and form.save == "input"
-    return bool(x.numel()) and _choose(x, form) == "torch"
+    return _choose(x, form) == "torch"
 
 
 def chosen(x: Tensor, form: Form) -> ModuleType:

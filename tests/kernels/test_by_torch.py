@@ -87,4 +87,13 @@ def test_what_it_cannot_do():
     x = torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"'torch' was forced .* it keeps x, not y alone"):
         bn_leaky_relu(x, save="output")
-    assert bn_leaky_relu(torch.empty(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_empty_batch_leaves_statistics_alone(compiled: bool):
+    torch.compiler.reset()
+    module = BatchNormLeakyReLU1d(3)
+    run = torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
+    assert run(torch.empty(0, 3)).shape == (0, 3)
+    assert module.state_dict()["running_mean"].tolist() == [0, 0, 0]
+    assert module.state_dict()["running_var"].tolist() == [1, 1, 1]
