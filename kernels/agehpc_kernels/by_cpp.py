@@ -1,0 +1,153 @@
+"""The fused operation on the CPU: operators in C++, with the functions of by_aten.
+
+Vectors of the CPU it is built on, float32 arithmetic (float64 for float64), tiles put together in
+float64. A channel's slice is read a second time while it is in the cache. Results have the same
+bits on any number of threads.
+"""
+
+import functools
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agehpc_kernels.extension import Unavailable, load
+from agehpc_kernels.form import Form
+
+_SOURCES = [
+    Path(__file__).with_name(name) for name in ("by_cpp.cpp", "by_cpp_sweeps.h", "by_cpp_vectors.h")
+]
+# No -ffast-math: NaN has to survive, and it would switch off denormals in the whole process.
+# Without the first of these the choice by sign is not vectorised.
+_FLAGS = ("-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno")
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FEWEST_COLUMNS = 16
+_lock = threading.Lock()
+_logger = logging.getLogger(__name__)
+
+
+def refusal(x: Tensor, form: Form) -> str | None:
+    """Return why `x` cannot, or should not, be worked on here, None where it should.
+
+    The first call for a suitable tensor builds the operators, which takes half a minute.
+    """
+    if x.device.type != "cpu":
+        return f"the C++ operators run on the CPU; x is on {x.device}"
+    if x.dtype not in _DTYPES:
+        return f"the C++ operators take {', '.join(map(str, _DTYPES))}; x is {x.dtype}"
+    return _slower(x) or _missing()
+
+
+def _slower(x: Tensor) -> str | None:
+    """Return why torch's own operators are the better choice for the shape of `x`."""
+    if not x.numel():
+        return "x is empty"
+    columns = x.shape[1] if not x.is_contiguous() else x.numel() // x.shape[0]
+    if columns < _FEWEST_COLUMNS:
+        return f"rows of {columns} values do not fill a vector of {_FEWEST_COLUMNS}"
+    return None
+
+
+def _missing() -> str | None:
+    """Return why there are no operators. Found out once in a process."""
+    with _lock:
+        return _load()
+
+
+@functools.cache
+def _load() -> str | None:
+    try:
+        load("agehpc_cpp", _SOURCES, _FLAGS)
+    except Unavailable as reason:
+        _logger.warning("no C++ operators on the CPU, plain torch is used: %s", reason)
+        return f"the C++ operators are missing: {reason}"
+    return None
+
+
+def _operators() -> Any:
+    missing = _missing()
+    assert missing is None, missing
+    return torch.ops.agehpc_cpp
+
+
+def _first(form: Form) -> bool:
+    return form.order == "activation_first"
+
+
+def moments(x: Tensor, form: Form) -> Tensor:
+    """Return float64 [3, C], as by_aten.moments."""
+    return _operators().moments.default(x, form.slope, _first(form))
+
+
+def apply(
+    x: Tensor, stats_3C: Tensor, weight: Tensor | None, bias: Tensor | None, form: Form
+) -> Tensor:
+    """Return y, as by_aten.apply."""
+    return _operators().apply.default(x, stats_3C, weight, bias, form.slope, _first(form))
+
+
+def forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, form: Form
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the moments and the statistics, as by_aten.forward."""
+    return _operators().forward.default(x, weight, bias, eps, form.slope, _first(form))
+
+
+def backward_sums(
+    dy: Tensor,
+    kept: Tensor,
+    stats_3C: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    form: Form,
+) -> Tensor:
+    """Return float64 [2, C], as by_aten.backward_sums."""
+    return _operators().backward_sums.default(
+        dy, kept, stats_3C, weight, bias, form.slope, _first(form), form.save == "output"
+    )
+
+
+def backward_apply(
+    dy: Tensor,
+    kept: Tensor,
+    stats_3C: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    means_2C: Tensor,
+    form: Form,
+) -> Tensor:
+    """Return dx, as by_aten.backward_apply."""
+    return _operators().backward_apply.default(
+        dy, kept, stats_3C, weight, bias, means_2C, form.slope, _first(form), form.save == "output"
+    )
+
+
+def backward(
+    dy: Tensor,
+    kept: Tensor,
+    stats_3C: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    form: Form,
+) -> tuple[Tensor, Tensor]:
+    """Return dx and the sums, as by_aten.backward."""
+    return _operators().backward.default(
+        dy, kept, stats_3C, weight, bias, form.slope, _first(form), form.save == "output"
+    )
+
+
+def backward_fixed(
+    dy: Tensor,
+    kept: Tensor,
+    stats_3C: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    form: Form,
+) -> tuple[Tensor, Tensor]:
+    """Return dx and the sums, as by_aten.backward_fixed."""
+    return _operators().backward_fixed.default(
+        dy, kept, stats_3C, weight, bias, form.slope, _first(form), form.save == "output"
+    )
