@@ -10,7 +10,8 @@
 #include <optional>
 #include <tuple>
 
-#include "by_cpp_sweeps.h"
+#include "by_cpp_planes.h"
+#include "by_cpp_rows.h"
 
 namespace agehpc {
 namespace {

@@ -17,9 +17,8 @@ from torch import Tensor
 from agehpc_kernels.extension import Unavailable, load
 from agehpc_kernels.form import Form
 
-_SOURCES = [
-    Path(__file__).with_name(name) for name in ("by_cpp.cpp", "by_cpp_sweeps.h", "by_cpp_vectors.h")
-]
+_FOLDER = Path(__file__).parent
+_SOURCES = [_FOLDER / "by_cpp.cpp", *sorted(_FOLDER.glob("by_cpp_*.h"))]
 # No -ffast-math: NaN has to survive, and it would switch off denormals in the whole process.
 # Without the first of these the choice by sign is not vectorised.
 _FLAGS = ("-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno")
