@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "by_cpp_vectors.h"
@@ -84,11 +83,18 @@ class Table {
     fill(l, [&](int64_t c) { return channel(c).first; });
     fill(l, [&](int64_t c) { return channel(c).second; });
   }
-  Channel<Vec<A>> at(int64_t column) const {
-    const A* v = values_.get() + column;
-    const auto next = [&] { return read(std::exchange(v, v + stride_)); };
-    return {next(), next(), next(), next(), next(), next(), next(), next(), next()};
-  }
+  // A copy to read from in a loop, which the compiler can tell from what the loop writes.
+  struct View {
+    const A* values;
+    int64_t stride;
+    Channel<Vec<A>> at(int64_t column) const {
+      const A* v = values + column;
+      const auto field = [&](int64_t f) { return read(v + f * stride); };
+      return {field(0), field(1), field(2), field(3), field(4),
+              field(5), field(6), field(7), field(8)};
+    }
+  };
+  View view() const { return {values_.get(), stride_}; }
 
  private:
   template <class F>

@@ -8,7 +8,8 @@
 namespace agehpc {
 
 constexpr int64_t SLOTS = 3 * COLUMNS;  // the last block of a row is below twice as wide
-constexpr int64_t STREAMS = 4;       // rows read side by side
+constexpr int64_t STREAMS = 4;           // rows read side by side
+constexpr int64_t NARROW = 64;
 
 // Calls f(part, first row, end, first column, end): blocks of every part of the rows.
 template <class F>
@@ -140,11 +141,13 @@ Columns row_sums(const Layout& l, const Table<A>& table, F f) {
   Columns found(l);
   each_block(l, [&](int64_t part, int64_t top, int64_t bottom, int64_t left, int64_t right) {
     A a[SLOTS], b[SLOTS];
+    const auto view = table.view();
+    const F g = f;
     for (int64_t row = top; row < bottom; row += TILE_ROWS) {
       const int64_t end = std::min(row + TILE_ROWS, bottom);
-      sum_rows<A>(row, end, left, right, a, b, [&](int64_t column, int64_t) {
-        return [=, values = table.at(column)](int64_t r) -> Pair<A> {
-          return f(r * Q + column, values);
+      sum_rows<A>(row, end, left, right, a, b, [=](int64_t column, int64_t) {
+        return [=, values = view.at(column)](int64_t r) -> Pair<A> {
+          return g(r * Q + column, values);
         };
       });
       each_vector<A>(left, right, [&](int64_t column, int64_t slot, int64_t fresh) {
@@ -173,13 +176,19 @@ inline Totals channel_sums(const Columns& found, const Layout& l, int64_t c) {
 // Calls f(element, channel values) for every vector: rows.
 template <class A, class F>
 void row_sweep(const Layout& l, const Table<A>& table, F f) {
-  const int64_t Q = l.width;
-  each_block(l, [&](int64_t, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-    for (int64_t row = top; row < bottom; row += STREAMS)
-      each_vector<A>(left, right, [&](int64_t column, int64_t, int64_t) {
-        const auto values = table.at(column);
-        for (int64_t r = row; r < std::min(row + STREAMS, bottom); ++r) f(r * Q + column, values);
+  each_block(l, [&, Q = l.width](int64_t, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+    const auto view = table.view();
+    const F g = f;
+    // Narrow rows share what they are worked with; of wider ones, memory
+    // is read and written in one run.
+    const int64_t together = Q <= NARROW ? STREAMS : 1;
+    for (int64_t row = top; row < bottom; row += together) {
+      const int64_t end = std::min(row + together, bottom);
+      each_vector<A>(left, right, [=](int64_t column, int64_t, int64_t) {
+        const auto values = view.at(column);
+        for (int64_t r = row; r < end; ++r) g(r * Q + column, values);
       });
+    }
   });
 }
 
