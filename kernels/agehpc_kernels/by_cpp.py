@@ -23,7 +23,8 @@ _SOURCES = [_FOLDER / "by_cpp.cpp", *sorted(_FOLDER.glob("by_cpp_*.h"))]
 # Without the first of these the choice by sign is not vectorised.
 _FLAGS = ("-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FEWEST_COLUMNS = 16
+_FEWEST_VALUES = 16384
+_FEWEST_COLUMNS = 16  # of the widest vectors
 _lock = threading.Lock()
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +42,17 @@ def refusal(x: Tensor, form: Form) -> str | None:
 
 
 def _slower(x: Tensor) -> str | None:
-    """Return why torch's own operators are the better choice for the shape of `x`."""
+    """Return why torch's own operators are the better choice for the shape of `x`.
+
+    Measured against F.batch_norm + F.leaky_relu, forward and backward, float32, one thread of an
+    EPYC with AVX-512: 0.81 to 1.00 times their speed with 512 to 8,192 values (32 x 16,
+    4 x 32 x 4 x 4, 64 x 128, 2 x 64 x 8 x 8, 8 x 16 x 8 x 8), where the calls are what is measured;
+    1.06 with 25,600 (256 x 100). Above, every layer measured is faster.
+    """
     if not x.numel():
         return "x is empty"
+    if x.numel() < _FEWEST_VALUES:
+        return f"{x.numel()} values are fewer than {_FEWEST_VALUES}: calls cost more than they save"
     columns = x.shape[1] if not x.is_contiguous() else x.numel() // x.shape[0]
     if columns < _FEWEST_COLUMNS:
         return f"rows of {columns} values do not fill a vector of {_FEWEST_COLUMNS}"

@@ -24,7 +24,7 @@ constexpr int64_t PARTS = 64;
 constexpr int64_t COLUMNS = 512;     // about what a row's block holds
 constexpr int64_t SMALL_PLANE = 32;  // planes below are swept as rows
 constexpr int64_t MIN_COLUMNS = BYTES / sizeof(float);
-constexpr int64_t GRAIN = 32768;     // elements worth a thread
+constexpr int64_t GRAIN = 65536;     // elements worth a thread
 
 struct Layout {
   int64_t N, C, S;
