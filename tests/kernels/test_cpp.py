@@ -168,6 +168,18 @@ def test_keeps_dtype_and_memory_format(kind: str, dtype: torch.dtype) -> None:
     assert stats_3C.dtype == wide(dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["contiguous", "channels_last"])
+def test_half_precision_is_float32_rounded_once(dtype: torch.dtype, kind: str) -> None:
+    x = draw((3, 17, 9, 9), 0, dtype, kind)
+    x[0, 3] = torch.tensor(0x7FFF, dtype=torch.int16).view(dtype)  # the NaN with all bits set
+    stats_3C = torch.stack([torch.zeros(17), torch.zeros(17), torch.linspace(0.5, 3, 17)])
+    y = by_cpp.apply(x, stats_3C, None, None, FORM)
+    exact = by_cpp.apply(x.float(), stats_3C, None, None, FORM).to(dtype)
+    assert torch.equal(y.isnan(), x.isnan())
+    assert torch.equal(y.nan_to_num(), exact.nan_to_num())
+
+
 @pytest.mark.parametrize("shape", [(8, 20, 24, 24), (1500, 20), (40, 20, 4, 4)])
 @pytest.mark.parametrize("mean", [0.0, 1e4, 1e6])
 def test_a_large_mean_costs_no_precision(shape: tuple[int, ...], mean: float) -> None:
