@@ -7,6 +7,7 @@ launch. Strided tensors are copied to the nearest dense layout, gradients to tha
 outputs have it too.
 """
 
+import functools
 import importlib.util
 import os
 from typing import Any
@@ -25,17 +26,25 @@ def refusal(x: Tensor, form: Form) -> str | None:
     """Say why the kernels cannot take a tensor; None where they can. They take every form."""
     if x.dtype not in DTYPES:
         return f"Triton: no kernels for {x.dtype}"
+    return _unfit(x.device)
+
+
+@functools.cache
+def _unfit(device: torch.device) -> str | None:
+    """Say why kernels cannot be compiled for a device. Found out once: every call asks."""
     if importlib.util.find_spec("triton") is None:
         return "Triton: not installed"
-    if x.is_cuda:
-        major, minor = torch.cuda.get_device_capability(x.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():  # a tensor without memory, for a GPU elsewhere
+            return "Triton: no GPU here"
+        major, minor = torch.cuda.get_device_capability(device)
         if torch.version.hip is None and major < 8:
             return f"Triton: compute capability {major}.{minor} is below 8.0"
         return None
     interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
-    if x.device.type == "cpu" and interpreted:
+    if device.type == "cpu" and interpreted:
         return None
-    return f"Triton: does not compile for {x.device.type}"
+    return f"Triton: does not compile for {device.type}"
 
 
 def moments(x: Tensor, form: Form) -> Tensor:
