@@ -14,6 +14,16 @@ hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Build the norms' C++ operators before tests with a time limit meet them: half a minute."""
+    import torch
+
+    from agehpc_kernels import explain
+
+    explain(torch.empty(16, 64, 32, 32))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the shared data sets; skips where it is absent."""

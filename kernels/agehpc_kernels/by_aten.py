@@ -20,6 +20,11 @@ def refusal(x: Tensor, form: Form) -> str | None:
     return None
 
 
+def slower(x: Tensor, form: Form) -> str | None:
+    """Return why another backend is the better choice: it is the last one that is asked."""
+    return None
+
+
 def moments(x: Tensor, form: Form) -> Tensor:
     """Return float64 [3, C]: number of values of u, their mean, sum of squared deviations."""
     u = _input_of_norm(_wide(x), form)

@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 def refusal(x: Tensor, form: Form) -> str | None:
-    """Return why `x` cannot, or should not, be worked on here, None where it should.
+    """Return why `x` cannot be worked on here, None where it can.
 
     The first call for a suitable tensor builds the operators, which takes half a minute.
     """
@@ -38,10 +38,10 @@ def refusal(x: Tensor, form: Form) -> str | None:
         return f"the C++ operators run on the CPU; x is on {x.device}"
     if x.dtype not in _DTYPES:
         return f"the C++ operators take {', '.join(map(str, _DTYPES))}; x is {x.dtype}"
-    return _slower(x) or _missing()
+    return _too_narrow(x) or _missing()
 
 
-def _slower(x: Tensor) -> str | None:
+def slower(x: Tensor, form: Form) -> str | None:
     """Return why torch's own operators are the better choice for the shape of `x`.
 
     Measured against F.batch_norm + F.leaky_relu, forward and backward, float32, one thread of an
@@ -49,11 +49,13 @@ def _slower(x: Tensor) -> str | None:
     4 x 32 x 4 x 4, 64 x 128, 2 x 64 x 8 x 8, 8 x 16 x 8 x 8), where the calls are what is measured;
     1.06 with 25,600 (256 x 100). Above, every layer measured is faster.
     """
-    if not x.numel():
-        return "x is empty"
     if x.numel() < _FEWEST_VALUES:
         return f"{x.numel()} values are fewer than {_FEWEST_VALUES}: calls cost more than they save"
-    columns = x.shape[1] if not x.is_contiguous() else x.numel() // x.shape[0]
+    return None
+
+
+def _too_narrow(x: Tensor) -> str | None:
+    columns = x.shape[1] if not x.is_contiguous() else x.numel() // max(x.shape[0], 1)
     if columns < _FEWEST_COLUMNS:
         return f"rows of {columns} values do not fill a vector of {_FEWEST_COLUMNS}"
     return None

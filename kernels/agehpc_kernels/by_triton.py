@@ -29,6 +29,11 @@ def refusal(x: Tensor, form: Form) -> str | None:
     return _unfit(x.device)
 
 
+def slower(x: Tensor, form: Form) -> str | None:
+    """Say why another backend is the better choice: none is known to be, on a device."""
+    return None
+
+
 @functools.cache
 def _unfit(device: torch.device) -> str | None:
     """Say why kernels cannot be compiled for a device. Found out once: every call asks."""

@@ -85,7 +85,7 @@ def explain(
     name = _wanted()
     found, verdicts = None, {}
     for candidate in _candidates(x) if name == "auto" else (name,):
-        why = _refusal(candidate, x, form)
+        why = _refusal(candidate, x, form, forced=name != "auto")
         if why is None:
             found = candidate
             verdicts[candidate] = "chosen: " + (
@@ -120,8 +120,8 @@ def chosen(x: Tensor, form: Form) -> ModuleType:
 def _choose(x: Tensor, form: Form) -> str:
     name = _wanted()
     if name == "auto":
-        return next(n for n in _candidates(x) if _refusal(n, x, form) is None)
-    if why := _refusal(name, x, form):
+        return next(n for n in _candidates(x) if _refusal(n, x, form, forced=False) is None)
+    if why := _refusal(name, x, form, forced=True):
         raise ValueError(
             f"the backend {name!r} was forced and cannot run this: {why}; set "
             f"{VARIABLE}=auto (or leave the `backend` block) to let another one run it"
@@ -151,11 +151,14 @@ def _passed_over(name: str, x: Tensor, wanted: Backend) -> str:
     return "not needed" if name in _candidates(x) else f"not for tensors on {x.device.type}"
 
 
-def _refusal(name: str, x: Tensor, form: Form) -> str | None:
+def _refusal(name: str, x: Tensor, form: Form, *, forced: bool) -> str | None:
     if name == "torch":
         return "it keeps x, not y alone" if form.save == "output" else None
     module = _module(name)
-    return module if isinstance(module, str) else module.refusal(x, form)
+    if isinstance(module, str):
+        return module
+    # What is merely slower runs where it is forced; asked first, for a refusal may cost a build.
+    return (None if forced else module.slower(x, form)) or module.refusal(x, form)
 
 
 @functools.cache

@@ -296,8 +296,7 @@ def test_says_what_it_does_not_take() -> None:
 
     assert "on the CPU; x is on meta" in reason(torch.empty(64, 64, 8, 8, device="meta"))
     assert "x is torch.int32" in reason(torch.empty(64, 64, 8, 8, dtype=torch.int32))
-    assert reason(torch.empty(0, 64, 8, 8)) == "x is empty"
-    assert "values are fewer than" in reason(torch.empty(64, 128))
+    assert "values are fewer than" in (by_cpp.slower(torch.empty(64, 128), FORM) or "")
     assert "rows of 3 values" in reason(layout(torch.empty(8, 3, 64, 64), "channels_last"))
     assert by_cpp.refusal(torch.empty(16, 64, 32, 32), FORM) is None
 
