@@ -1,0 +1,55 @@
+"""A training by fused norms against one by torch's own functions."""
+
+from pathlib import Path
+
+import pytest
+
+from agehpc import cli
+from tests.train.runs import SMOOTH, Training, flags, newest, rows, stages, tensors, train_in_fork
+
+TITLES = {"auto": "norms by compiled C++", "reference": "norms by torch's own functions"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "demo"
+    assert cli.main(["data", "demo", str(out), "--size", "28"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+def test_kernels_train_as_torch_does(shards: Path, tmp_path: Path, norm: str):
+    """R1 differentiates them twice; wide enough networks for the kernels to be chosen."""
+    ends = {}
+    for kernel, title in TITLES.items():
+        out = tmp_path / kernel
+        wide = [f"--model.{name}.width=16" for name in ("encoder", "generator", "discriminator")]
+        norms = [f"--model.{name}.norm={norm}" for name in ("encoder", "generator")]
+        arguments = [*stages(0, 0), *SMOOTH, *wide, *norms, "--train.norm-kernel", kernel]
+        arguments += ["--train.kimg", "0.04", "--observe.tick-kimg", "0.004"]
+        code, told, errors = train_in_fork(flags(shards, out, *arguments), tmp_path / "log")
+        assert code == 0, errors
+        assert title in told
+        ends[kernel] = rows(out / "metrics.jsonl"), tensors(newest(out))
+    (fused, ours), (reference, theirs) = ends["auto"], ends["reference"]
+    assert len(fused) == 10
+    for a, b in zip(fused, reference, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+    for name, tensor in ours.items():
+        assert tensor.sub(theirs[name]).abs().max() < 1e-3, name
+    assert any(not tensor.equal(theirs[name]) for name, tensor in ours.items())
+
+
+def test_kernels_that_are_insisted_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AGEHPC_KERNELS_BUILD", "0")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "empty"))
+    arguments = [*stages(0, 0), "--train.norm-kernel", "fused"]
+    ended = Training(flags(shards, tmp_path / "run", *arguments), tmp_path / "log", 2).end()
+    assert ended.codes == [2, 2]
+    errors = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, ended.output  # one rank speaks
+    assert "--train.norm-kernel fused: no kernel runs on cpu" in errors[0]
+    assert "AGEHPC_KERNELS_BUILD=0 forbids building it" in errors[0]
+    assert "--train.norm-kernel auto takes torch's own functions there" in errors[0]
