@@ -105,10 +105,10 @@ def vectors(launch: Launch) -> bool:
 
 def examine(launch: Launch, arch: int) -> dict[str, Any]:
     """Compile a launch and return registers, shared memory, stack, spills and accesses."""
-    import triton
+    from triton import knobs
 
     compiled = compile_ahead(launch, arch)
-    tool = triton.knobs.nvidia.cuobjdump.path
+    tool = knobs.nvidia.cuobjdump.path
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])
@@ -162,16 +162,22 @@ def _hinted(access: str) -> bool:
     return bool({"EL", "EF"} & set(access.split(".")))
 
 
+def wrong(launch: Launch, examined: dict[str, Any]) -> list[str]:
+    """Return what a launch is blamed for."""
+    told = narrow(launch, examined["accesses"])
+    if examined["stack"] or examined["spills"]:
+        told.insert(0, "spills: {stack} bytes of stack, {spills} STL and LDL".format(**examined))
+    return told
+
+
 def report(found: Found, arch: int) -> dict[str, Any]:
     """Return the row of a launch: how it is compiled, what came out, what is wrong with it."""
     launch = found.launch
     row = {"arch": f"sm_{arch}", "kernel": launch.kernel.__name__} | found.case.columns
     row |= {name: launch.constants.get(name) for name in ("ROWS", "COLUMNS")}
-    row |= {"warps": launch.warps, "vectors": vectors(launch)} | examine(launch, arch)
-    wrong = narrow(launch, row["accesses"])
-    if row["stack"] or row["spills"]:
-        wrong.insert(0, f"spills: {row['stack']} bytes of stack, {row['spills']} STL and LDL")
-    return row | {"wrong": wrong}
+    row |= {"warps": launch.warps, "vectors": vectors(launch)}
+    found_out = examine(launch, arch)
+    return row | found_out | {"wrong": wrong(launch, found_out)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

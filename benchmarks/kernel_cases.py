@@ -10,11 +10,9 @@ from agehpc_kernels.form import Form, Order, Save
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMED = ((16, 64, 32, 32), (4, 64, 16, 32, 32))
 """The shapes that speed is promised for."""
-LAYOUTS, ORDERS, SAVES = (
-    ("contiguous", "channels_last"),
-    ("norm_first", "activation_first"),
-    ("input", "output"),
-)
+LAYOUTS = ("contiguous", "channels_last")
+ORDERS: tuple[Order, ...] = ("norm_first", "activation_first")
+SAVES: tuple[Save, ...] = ("input", "output")
 
 
 @dataclass(frozen=True)
