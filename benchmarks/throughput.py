@@ -183,9 +183,6 @@ def command_of(variant: Variant, options: argparse.Namespace, shards: Path, run:
     measuring = {
         "--data.shards": shards,
         "--out": run,
-        # The whole game from the first step: a warm-up of the recipe would be measured instead.
-        "--system.warmup-kimg": 0,
-        "--system.adversarial-ramp-kimg": 0,
         "--train.kimg": kimg,
         "--train.max-minutes": "none",
         "--train.save-every-kimg": NEVER,
@@ -194,6 +191,10 @@ def command_of(variant: Variant, options: argparse.Namespace, shards: Path, run:
         "--observe.samples-every-kimg": NEVER,
         "--observe.tensorboard": "false",
     }
+    # The whole game from the first step: a warm-up of the recipe would be measured instead.
+    for name in ("warmup-kimg", "adversarial-ramp-kimg"):
+        if hasattr(variant.config.system, name.replace("-", "_")):
+            measuring[f"--system.{name}"] = 0
     words = [str(word) for pair in measuring.items() for word in pair]
     return [*launcher, "-m", "agehpc", "train", variant.recipe, *variant.flags, *words]
 

@@ -85,6 +85,15 @@ def test_a_run_makes_its_steps_and_ticks_where_it_should(tmp_path, batch, steps,
     assert (config.train.max_minutes, config.evaluate.samples) == (None, 0)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_the_flags_that_measure(tmp_path, recipe):
+    parsed, extra = throughput.parse(["--recipe", recipe])
+    (variant,) = throughput.variants(parsed, extra)
+    command = throughput.command_of(variant, parsed, tmp_path, tmp_path / "run")
+    config = throughput.load(command[4:], prog="x", extra=throughput_flags()).config
+    assert getattr(config.system, "warmup_kimg", 0) == 0
+
+
 def throughput_flags():
     class Flags(throughput.Section):
         out: str
