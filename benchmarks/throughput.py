@@ -69,9 +69,9 @@ class Variant:
 
     @property
     def stages(self) -> tuple[int, int]:
-        """ZeRO stages of the autoencoder and of the critics."""
-        players = self.config.players
-        return players["autoencoder"].zero.stage, players["critics"].zero.stage
+        """ZeRO stages of the autoencoder, or what is in its place, and of the critics or 0."""
+        first, *others = (player.zero.stage for player in self.config.players.values())
+        return first, others[0] if others else 0
 
     @property
     def name(self) -> str:

@@ -92,6 +92,11 @@ def test_every_recipe_takes_the_flags_that_measure(tmp_path, recipe):
     command = throughput.command_of(variant, parsed, tmp_path, tmp_path / "run")
     config = throughput.load(command[4:], prog="x", extra=throughput_flags()).config
     assert getattr(config.system, "warmup_kimg", 0) == 0
+    assert variant.stages[0] == next(iter(config.players.values())).zero.stage
+    assert variant.stages[1] in [player.zero.stage for player in config.players.values()] + [0]
+    assert (
+        "critics" not in config.players or variant.stages[1] == config.players["critics"].zero.stage
+    )
 
 
 def throughput_flags():
