@@ -190,7 +190,7 @@ def _moments(x: Tensor, eps: float | None, form: Form) -> tuple[Tensor, Tensor |
     """Return moments and, for an eps, statistics, by two kernels."""
     p = plan(x)
     channels = x.shape[1]
-    parts_P4C = x.new_empty((p.parts, 4, channels), dtype=torch.float64)
+    parts_P4C = x.new_empty((p.parts, 4, channels), dtype=wide(x.dtype))
     moments_3C = _empty(x, torch.float64, 3)
     stats_3C = None if eps is None else _empty(x, wide(x.dtype), 3)
     constants = _forward(form) | _layout(p, p.tile, x.dtype)
@@ -210,7 +210,7 @@ def _sums(
         none = kept.new_zeros((2, channels), dtype=torch.float64)
         return none, none
     p = plan(kept)
-    parts_P2C = kept.new_empty((p.parts, 2, channels), dtype=torch.float64)
+    parts_P2C = kept.new_empty((p.parts, 2, channels), dtype=wide(kept.dtype))
     results_22C = kept.new_empty((2, 2, channels), dtype=torch.float64)
     constants = _backward(form) | _layout(p, p.tile, kept.dtype)
     arguments = (dy, kept, dx, *channel, parts_P2C, *p.shape, p.tiles, p.per_program)
@@ -231,7 +231,9 @@ def _finish(
     rows = power_of_2(parts)
     columns = min(power_of_2(channels), max(1, PARTS // rows), 128)
     constants = {**constants, "ROWS": rows, "COLUMNS": columns}
-    _run(name, -(-channels // columns), (*tensors, channels, parts, *more), constants, 8)
+    # Of those that compile without a spill, for sm_80 and sm_90.
+    warps = 8 if rows > 64 else 4
+    _run(name, -(-channels // columns), (*tensors, channels, parts, *more), constants, warps)
 
 
 def _groups(p: Plan, tile: Tile) -> int:

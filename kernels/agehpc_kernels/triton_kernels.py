@@ -70,7 +70,8 @@ def moments(
         count += more
     s1, s2 = sum_of_channels(s1, CHANNELS_LAST), sum_of_channels(s2, CHANNELS_LAST)
     c, inside = channels(group, C, COLUMNS, CHANNELS_LAST)
-    tl.store(parts_ptr + part * 4 * C + c, tl.cast(count, tl.float64), inside)
+    # Exact up to 2^24 values of a part in float32, and rounded beyond, where it is of no account.
+    tl.store(parts_ptr + part * 4 * C + c, tl.cast(count, ACC), inside)
     store_rows_3(parts_ptr + (part * 4 + 1) * C, c, inside, C, pivot, s1, s2)
 
 
@@ -198,8 +199,8 @@ def sums(
         if dx_ptr is not None:
             tl.store(dx_ptr + at, g * (inverse * weight) * factor, mask)
     s1, s2 = sum_of_channels(s1, CHANNELS_LAST), sum_of_channels(s2, CHANNELS_LAST)
-    tl.store(parts_ptr + part * 2 * C + c, s1.to(tl.float64), inside)
-    tl.store(parts_ptr + (part * 2 + 1) * C + c, s2.to(tl.float64), inside)
+    tl.store(parts_ptr + part * 2 * C + c, s1, inside)
+    tl.store(parts_ptr + (part * 2 + 1) * C + c, s2, inside)
 
 
 @triton.jit

@@ -22,15 +22,17 @@ two tensors do not come as vectors of two-byte values; a quarter of that in floa
 """
 PARTS = 512
 """Most parts of a channel: what one block of the kernels that finish them holds."""
-PROGRAMS = 4
-"""Programs a multiprocessor of the kernels that leave parts: they fill it, at 8 warps each."""
+PROGRAMS = 2
+"""Programs a multiprocessor of the kernels that leave parts: at 8 warps each, what is on its way
+from memory covers its latency, and their parts stay few."""
 SMALL = 1024
 """Values of a tile below which it takes in more channels, where they are last in memory."""
-CHANNELS = 64
-"""Most channels of a tile, where they are last in memory."""
+CHANNELS = 16
+"""Most channels of a tile, where they are last in memory: a sector of two-byte values. What a
+program reads of each channel (statistics, scale) weighs less, the more rows its tile has."""
 SECTOR = 32
 """Bytes that memory is read by: fewer of a row waste the rest."""
-PROCESSORS = {"cpu": 4, "meta": 108}
+PROCESSORS = {"cpu": 8, "meta": 108}
 """Multiprocessors assumed without a device; few, so that the interpreter has little to do."""
 
 

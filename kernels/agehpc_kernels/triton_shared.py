@@ -145,13 +145,13 @@ def combine(
     inside = c < C
     mask = (p < P) & inside[None, :]
     at = parts_ptr + p * 4 * C + c[None, :]
-    n = tl.load(at, mask, other=1)
-    pivot = tl.load(at + C, mask, other=0)
-    s1 = tl.load(at + 2 * C, mask, other=0)
-    s2 = tl.load(at + 3 * C, mask, other=0)
+    n = tl.load(at, mask, other=1).to(tl.float64)
+    pivot = tl.load(at + C, mask, other=0).to(tl.float64)
+    s1 = tl.load(at + 2 * C, mask, other=0).to(tl.float64)
+    s2 = tl.load(at + 3 * C, mask, other=0).to(tl.float64)
     mean, squares = mean_and_squares(n, pivot, s1, s2)
     # Around the first part's pivot: a sum of large means would lose the digits that differ.
-    first = tl.load(parts_ptr + C + c, inside, other=0)
+    first = tl.load(parts_ptr + C + c, inside, other=0).to(tl.float64)
     shift = tl.where(mask, mean - first[None, :], 0.0)
     n = tl.where(mask, n, 0.0)
     count = tl.where(inside, tl.sum(n, 0), 1.0)
@@ -167,13 +167,13 @@ def combine(
 
 @triton.jit
 def add_up(parts_ptr, sums_ptr, C, P, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Add parts [P, 2, C] to [2, 2, C], all float64: the sums, and the sums over count."""
+    """Add parts [P, 2, C] to float64 [2, 2, C]: the sums, and the sums over count."""
     p = tl.arange(0, ROWS)[:, None]
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < C
     mask = (p < P) & inside[None, :]
     for row in range(2):
         part = tl.load(parts_ptr + (p * 2 + row) * C + c[None, :], mask, other=0)
-        total = tl.sum(part, 0)
+        total = tl.sum(part.to(tl.float64), 0)
         tl.store(sums_ptr + row * C + c, total, inside)
         tl.store(sums_ptr + (2 + row) * C + c, total / tl.cast(count, tl.float64), inside)

@@ -1,18 +1,39 @@
 """What the tests of the fused operation share: the reference, inputs, and a watch on the host."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agehpc_kernels import bn_leaky_relu, ops
+from agehpc_kernels import backend, bn_leaky_relu, by_cpp, choice, ops
 
 EPS = 1e-3
+ORDERS = ["norm_first", "activation_first"]
+SAVES = ["input", "output"]
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@pytest.fixture(autouse=True, scope="module", params=["aten", "cpp"])
+def by(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By the formulas of the kernels, and by compiled ones."""
+    if request.param == "aten":
+        with backend("aten"):
+            yield
+        return
+    if shutil.which("g++") is None:
+        pytest.skip("compiled C++ needs g++")
+    with pytest.MonkeyPatch.context() as patch:
+        # Wherever it can, also where it is slower.
+        patch.setattr(by_cpp, "_FEWEST_VALUES", 0)
+        patch.setattr(choice, "_CANDIDATES", {"cpu": ("cpp", "aten"), "meta": ("aten",)})
+        yield
 
 
 @dataclass(frozen=True)

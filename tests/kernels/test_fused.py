@@ -1,8 +1,6 @@
 """bn_leaky_relu against F.batch_norm, F.leaky_relu and autograd, in every form."""
 
 import itertools
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +11,12 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from agehpc_kernels import backend, bn_leaky_relu, by_cpp, choice
+from agehpc_kernels import bn_leaky_relu
 from tests.kernels.forms import (
     EPS,
     FORMATS,
+    ORDERS,
+    SAVES,
     Case,
     Inputs,
     NoHost,
@@ -25,25 +25,7 @@ from tests.kernels.forms import (
     fused,
     reference,
 )
-
-ORDERS = ["norm_first", "activation_first"]
-SAVES = ["input", "output"]
-
-
-@pytest.fixture(autouse=True, scope="module", params=["aten", "cpp"])
-def by(request: pytest.FixtureRequest) -> Iterator[None]:
-    """By the formulas of the kernels, and by compiled ones."""
-    if request.param == "aten":
-        with backend("aten"):
-            yield
-        return
-    if shutil.which("g++") is None:
-        pytest.skip("compiled C++ needs g++")
-    with pytest.MonkeyPatch.context() as patch:
-        # Wherever it can, also where it is slower.
-        patch.setattr(by_cpp, "_FEWEST_VALUES", 0)
-        patch.setattr(choice, "_CANDIDATES", {"cpu": ("cpp", "aten"), "meta": ("aten",)})
-        yield
+from tests.kernels.forms import by as by
 
 
 @given(cases())
@@ -373,36 +355,3 @@ def test_no_path_copies_to_the_host(training: bool, save: str):
         y = fused(case, inputs)
         (g,) = torch.autograd.grad(y.pow(2).sum(), inputs.x, create_graph=True)
         g.square().sum().backward()
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("training", [True, False])
-def test_compiles_as_one_graph(training: bool, backend: str):
-    torch.compiler.reset()
-    for order, save in zip(ORDERS, SAVES, strict=True):
-        case = Case(training=training, order=order, save=save)
-        inputs, eager = case.draw(torch.float32), case.draw(torch.float32)
-
-        def f(case: Case, *arguments: Any) -> Tensor:
-            return 2 * fused(case, Inputs(*arguments))
-
-        y = torch.compile(f, fullgraph=True, backend=backend)(case, *vars(inputs).values())
-        found = torch.autograd.grad(y, inputs.leaves(), inputs.dy)
-        wanted = f(case, *vars(eager).values())
-        right = torch.autograd.grad(wanted, eager.leaves(), eager.dy)
-        torch.testing.assert_close(y, wanted)
-        for a, b in zip(
-            [*found, *inputs.arguments()[3:]], [*right, *eager.arguments()[3:]], strict=True
-        ):
-            # Those of float64 parameters, of sums over float32.
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_fake_and_meta_tensors():
-    x = torch.empty(2, 3, 4, 5, device="meta", requires_grad=True)
-    y = bn_leaky_relu(
-        x, running_mean=torch.empty(3, device="meta"), running_var=torch.empty(3, device="meta")
-    )
-    y.sum().backward()
-    assert (y.shape, y.device.type) == (x.shape, "meta")
-    assert x.grad is not None
