@@ -23,7 +23,7 @@ _SOURCES = [_FOLDER / "by_cpp.cpp", *sorted(_FOLDER.glob("by_cpp_*.h"))]
 # Without the first of these the choice by sign is not vectorised.
 _FLAGS = ("-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FEWEST_VALUES = 16384
+_FEWEST_VALUES = {"planes": 2**18, "rows": 2**19, "half": 2**20}
 _FEWEST_COLUMNS = 16  # of the widest vectors
 _lock = threading.Lock()
 _logger = logging.getLogger(__name__)
@@ -42,15 +42,18 @@ def refusal(x: Tensor, form: Form) -> str | None:
 
 
 def slower(x: Tensor, form: Form) -> str | None:
-    """Return why torch's own operators are the better choice for the shape of `x`.
+    """Return why torch's own operators are the better choice for the layout and dtype of `x`.
 
-    Measured against F.batch_norm + F.leaky_relu, forward and backward, float32, one thread of an
-    EPYC with AVX-512: 0.81 to 1.00 times their speed with 512 to 8,192 values (32 x 16,
-    4 x 32 x 4 x 4, 64 x 128, 2 x 64 x 8 x 8, 8 x 16 x 8 x 8), where the calls are what is measured;
-    1.06 with 25,600 (256 x 100). Above, every layer measured is faster.
+    Below these sizes calls cost more than the work: over F.batch_norm + F.leaky_relu, forward and
+    backward, with all that stands around the operators, on two cores of an EPYC with AVX-512
+    (benchmarks/kernels.py), 131,072 values took 0.81 to 1.24 times their speed in contiguous
+    float32, 262,144 values 0.73 to 1.06 channels last and 0.74 to 0.95 in bfloat16, 524,288 values
+    0.88 to 1.17 in bfloat16. Above, every layer measured is faster.
     """
-    if x.numel() < _FEWEST_VALUES:
-        return f"{x.numel()} values are fewer than {_FEWEST_VALUES}: calls cost more than they save"
+    kind = "half" if x.dtype.itemsize == 2 else "rows" if not x.is_contiguous() else "planes"
+    if x.numel() < _FEWEST_VALUES[kind]:
+        fewest = f"{x.numel()} values are fewer than {_FEWEST_VALUES[kind]}"
+        return f"{fewest}: calls cost more than they save"
     return None
 
 

@@ -83,16 +83,20 @@ def explain(
     if not x.numel():
         return Explanation(subject, "aten", {"aten": "chosen: the tensor is empty"})
     name = _wanted()
-    found, verdicts = None, {}
-    for candidate in _candidates(x) if name == "auto" else (name,):
-        why = _refusal(candidate, x, form, forced=name != "auto")
-        if why is None:
-            found = candidate
-            verdicts[candidate] = "chosen: " + (
-                "the fastest that takes it" if name == "auto" else "forced"
-            )
-            break
-        verdicts[candidate] = f"refused: {why}"
+    verdicts = {}
+    if name == "auto":
+        found = _fastest(x, form)
+        reasons = {n: _refusal(n, x, form, forced=False) for n in _candidates(x)}
+        verdict = "chosen: the fastest that takes it"
+    else:
+        reasons = {name: _refusal(name, x, form, forced=True)}
+        found = None if reasons[name] else name
+        verdict = "chosen: forced"
+    for candidate, why in reasons.items():
+        if candidate == found:
+            verdicts[candidate] = verdict
+        elif why:
+            verdicts[candidate] = f"refused: {why}"
     for other in _TITLES:
         verdicts.setdefault(other, _passed_over(other, x, name))
     return Explanation(subject, found, verdicts)
@@ -112,15 +116,30 @@ def by_torch_itself(x: Tensor, form: Form) -> bool:
 def chosen(x: Tensor, form: Form) -> ModuleType:
     """Return the module of the seam for a tensor; ValueError where a forced one refuses it."""
     name = _choose(x, form) if x.numel() else "aten"
-    module = _module("aten" if name == "torch" else name)
+    if name == "torch":  # which has no such functions: a kernel, though torch itself is faster
+        name = _able(x, form) if _wanted() == "auto" else "aten"
+    module = _module(name)
     assert isinstance(module, ModuleType)
     return module
+
+
+def _fastest(x: Tensor, form: Form) -> str:
+    for name in _candidates(x):
+        if name != "aten" and _refusal(name, x, form, forced=False) is None:
+            return name
+    return _able(x, form)
+
+
+def _able(x: Tensor, form: Form) -> str:
+    """Return the fastest with the functions of the seam, be torch's own faster or not."""
+    names = (name for name in _candidates(x) if name != "torch")
+    return next(name for name in names if _refusal(name, x, form, forced=True) is None)
 
 
 def _choose(x: Tensor, form: Form) -> str:
     name = _wanted()
     if name == "auto":
-        return next(n for n in _candidates(x) if _refusal(n, x, form, forced=False) is None)
+        return _fastest(x, form)
     if why := _refusal(name, x, form, forced=True):
         raise ValueError(
             f"the backend {name!r} was forced and cannot run this: {why}; set "

@@ -71,7 +71,7 @@ def moments(
     s1, s2 = sum_of_channels(s1, CHANNELS_LAST), sum_of_channels(s2, CHANNELS_LAST)
     c, inside = channels(group, C, COLUMNS, CHANNELS_LAST)
     # Exact up to 2^24 values of a part in float32, and rounded beyond, where it is of no account.
-    tl.store(parts_ptr + part * 4 * C + c, tl.cast(count, ACC), inside)
+    tl.store(parts_ptr + part * 4 * C + c, tl.cast(count, tl.float64).to(ACC), inside)
     store_rows_3(parts_ptr + (part * 4 + 1) * C, c, inside, C, pivot, s1, s2)
 
 

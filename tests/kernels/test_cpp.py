@@ -57,7 +57,8 @@ def shapes(draw_from: st.DrawFn) -> tuple[int, ...]:
     space = draw_from(st.lists(st.sampled_from([1, 2, 3, 5, 7, 8, 13]), max_size=3))
     samples = draw_from(st.sampled_from([1, 2, 3, 5, 70] if len(space) < 2 else [1, 2, 3]))
     shape = (samples, draw_from(st.integers(1, 70)), *space)
-    assume(samples * torch.Size(space).numel() > 1)
+    # Of two values a channel the gradient is all cancellation, and its rounding a matter of luck.
+    assume(samples * torch.Size(space).numel() > 2)
     return shape
 
 
