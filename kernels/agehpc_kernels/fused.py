@@ -109,6 +109,8 @@ def _by_torch(
     if not training or running_mean is None or running_var is None:
         running = widened(running_mean), widened(running_var)
         y = F.batch_norm(u, *running, *parameters, training, 0.0, eps)
+    elif running_mean.dtype == running_var.dtype == wide(x.dtype) and isinstance(momentum, float):
+        y = F.batch_norm(u, running_mean, running_var, *parameters, True, momentum, eps)
     else:
         # Of this batch alone: momentum may be a tensor, and the statistics of another dtype.
         mean, var = (torch.zeros(x.shape[1], dtype=wide(x.dtype), device=x.device) for _ in "mv")
