@@ -1,5 +1,6 @@
 """A training by fused norms against one by torch's own functions."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiled C++ needs g++")
 @pytest.mark.parametrize("norm", ["batch", "sync_batch"])
 def test_kernels_train_as_torch_does(
     shards: Path, tmp_path: Path, norm: str, monkeypatch: pytest.MonkeyPatch
