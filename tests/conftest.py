@@ -60,6 +60,15 @@ def ranks() -> None:
     """The place of this rank, in a test marked `world_size`: its body runs in other processes."""
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none: `make test-all` asks for every test."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test marked `world_size(n)` as `test(ranks)` on n gloo ranks, a process each."""
     marker = pyfuncitem.get_closest_marker("world_size")
