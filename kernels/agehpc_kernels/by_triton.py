@@ -231,9 +231,7 @@ def _finish(
     rows = power_of_2(parts)
     columns = min(power_of_2(channels), max(1, PARTS // rows), 128)
     constants = {**constants, "ROWS": rows, "COLUMNS": columns}
-    # Of those that compile without a spill, for sm_80 and sm_90.
-    warps = 8 if rows > 64 else 4
-    _run(name, -(-channels // columns), (*tensors, channels, parts, *more), constants, warps)
+    _run(name, -(-channels // columns), (*tensors, channels, parts, *more), constants, 8)
 
 
 def _groups(p: Plan, tile: Tile) -> int:

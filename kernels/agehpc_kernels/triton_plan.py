@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TILE = 4096
-"""Values of a tile of the two-pass kernels, for 8 warps."""
+"""Values of a tile of the two-pass kernels: for 8 warps, or 16 where channels are last."""
 FORWARD_ONCE, BACKWARD_ONCE = 32768, 16384
 """Largest tiles of the single-read kernels: what the registers of one block hold, not spilling.
 
@@ -23,8 +23,8 @@ two tensors do not come as vectors of two-byte values; a quarter of that in floa
 PARTS = 512
 """Most parts of a channel: what one block of the kernels that finish them holds."""
 PROGRAMS = 2
-"""Programs a multiprocessor of the kernels that leave parts: at 8 warps each, what is on its way
-from memory covers its latency, and their parts stay few."""
+"""Programs a multiprocessor of the kernels that leave parts: at 8 or 16 warps each, what is on its
+way from memory covers its latency, and their parts stay few."""
 SMALL = 1024
 """Values of a tile below which it takes in more channels, where they are last in memory."""
 CHANNELS = 16
@@ -123,7 +123,8 @@ def _plan(
         channels_last=channels_last,
         shape=(n, c, s),
         big=big,
-        tile=Tile(rows, columns, _warps(rows * columns, 8)),
+        # Of several channels a thread holds more: half the values each, or it spills.
+        tile=Tile(rows, columns, _warps(rows * columns * (2 if channels_last else 1), 16)),
         groups=groups,
         tiles=tiles,
         per_program=per_program,

@@ -145,20 +145,18 @@ def combine(
     inside = c < C
     mask = (p < P) & inside[None, :]
     at = parts_ptr + p * 4 * C + c[None, :]
-    n = tl.load(at, mask, other=1).to(tl.float64)
+    n = tl.load(at, mask, other=0).to(tl.float64)
     pivot = tl.load(at + C, mask, other=0).to(tl.float64)
     s1 = tl.load(at + 2 * C, mask, other=0).to(tl.float64)
     s2 = tl.load(at + 3 * C, mask, other=0).to(tl.float64)
-    mean, squares = mean_and_squares(n, pivot, s1, s2)
-    # Around the first part's pivot: a sum of large means would lose the digits that differ.
+    # Around the first part's pivot: a sum of large means would lose the digits that differ. Parts
+    # are not divided by their numbers: division in float64 is a call that spills registers.
     first = tl.load(parts_ptr + C + c, inside, other=0).to(tl.float64)
-    shift = tl.where(mask, mean - first[None, :], 0.0)
-    n = tl.where(mask, n, 0.0)
+    away = tl.where(mask, pivot - first[None, :], 0.0)
     count = tl.where(inside, tl.sum(n, 0), 1.0)
-    shift_of_mean = tl.sum(n * shift, 0) / count
-    rest = shift - shift_of_mean[None, :]
-    squares = tl.sum(squares + n * rest * rest, 0)
-    mean = first + shift_of_mean
+    s2 = tl.sum(s2 + away * (2 * s1 + n * away), 0)
+    s1 = tl.sum(s1 + n * away, 0)
+    mean, squares = mean_and_squares(count, first, s1, s2)
     store_rows_3(moments_ptr, c, inside, C, count, mean, squares)
     if stats_ptr is not None:
         high, low, inverse = split_statistics(count, mean, squares, EPS, ACC)
