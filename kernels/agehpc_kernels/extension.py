@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 FLAGS = ("-O3", "-march=native", "-fopenmp")
+VARIABLE = "AGEHPC_KERNELS_CACHE"
 _LONGEST_WAIT_S = 600.0
 _ABANDONED_S = 24 * 3600.0
 _logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def load(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
         flags: of the compiler, further to FLAGS.
 
     Returns:
-        The library's file, below ``TORCH_EXTENSIONS_DIR`` or the user's cache.
+        The library's file, below ``AGEHPC_KERNELS_CACHE`` or the user's cache.
 
     Raises:
         Unavailable: no compiler, a failed build, a cache that cannot be written.
@@ -71,11 +72,14 @@ def load(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of built libraries; torch's loader keeps its own beside it."""
-    root = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if root is None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
-    return Path(root, "agehpc_kernels")
+    """Return the folder of built libraries.
+
+    Not TORCH_EXTENSIONS_DIR: jobs set that to a folder of the node that ends with them, for torch's
+    loader breaks on shared ones, and every start would build anew.
+    """
+    if own := os.environ.get(VARIABLE):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "agehpc_kernels")
 
 
 def _key(sources: Sequence[Path], flags: Sequence[str]) -> str:

@@ -110,7 +110,10 @@ def _by_torch(
         running = widened(running_mean), widened(running_var)
         y = F.batch_norm(u, *running, *parameters, training, 0.0, eps)
     elif running_mean.dtype == running_var.dtype == wide(x.dtype) and isinstance(momentum, float):
-        y = F.batch_norm(u, running_mean, running_var, *parameters, True, momentum, eps)
+        # Aliases: torch keeps them for a backward that does not use them, and would refuse it once
+        # the statistics are moved again.
+        mean, var = running_mean.data, running_var.data
+        y = F.batch_norm(u, mean, var, *parameters, True, momentum, eps)
     else:
         # Of this batch alone: momentum may be a tensor, and the statistics of another dtype.
         mean, var = (torch.zeros(x.shape[1], dtype=wide(x.dtype), device=x.device) for _ in "mv")

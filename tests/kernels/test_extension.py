@@ -28,7 +28,7 @@ print(load("tiny", [Path(sys.argv[1])]))
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source that needs nothing of torch; the cache is empty."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv(extension.VARIABLE, str(tmp_path / "cache"))
     path = tmp_path / "tiny.cpp"
     path.write_text('extern "C" int answer() { return 42; }\n')
     return path
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Below a file: folders without the right to write do not stop root.
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(source))
+    monkeypatch.setenv(extension.VARIABLE, str(source))
     with pytest.raises(Unavailable, match=r"the cache .*tiny.cpp.* cannot be written"):
         load("tiny", [source])
 
@@ -181,11 +181,9 @@ def test_a_lock_that_never_comes_free(source: Path, monkeypatch: pytest.MonkeyPa
         load("tiny", [source])
 
 
-def test_the_cache_is_beside_that_of_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from torch.utils.cpp_extension import get_default_build_root
-
-    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(extension.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert extension.cache() == Path(get_default_build_root(), "agehpc_kernels")
+    assert extension.cache() == tmp_path / "agehpc_kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert extension.cache() == Path(get_default_build_root(), "agehpc_kernels")
+    assert extension.cache() == Path.home() / ".cache/agehpc_kernels"

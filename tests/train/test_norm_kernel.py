@@ -49,7 +49,7 @@ def test_kernels_that_are_insisted_on(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AGEHPC_KERNELS_BUILD", "0")
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("AGEHPC_KERNELS_CACHE", str(tmp_path / "empty"))
     arguments = [*stages(0, 0), "--train.norm-kernel", "fused"]
     ended = Training(flags(shards, tmp_path / "run", *arguments), tmp_path / "log", 2).end()
     assert ended.codes == [2, 2]
