@@ -26,7 +26,7 @@ def choose(players: Iterable[nn.Module], norm_kernel: NormKernel, device: torch.
         return "torch's own functions"
     found = explain(torch.empty(TYPICAL, device=device))
     if found.backend in KERNELS:
-        return str(found).partition("\n")[0].rpartition(": ")[2]
+        return found.title
     if norm_kernel == "fused":
         why = "; ".join(f"{name} {found.verdicts[name]}" for name in KERNELS)
         raise ConfigError(

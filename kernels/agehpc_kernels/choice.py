@@ -60,10 +60,14 @@ class Explanation:
     verdicts: dict[str, str]
     """Why, for each backend that was considered."""
 
+    @property
+    def title(self) -> str:
+        """What runs it, in words."""
+        return "nothing can run it" if self.backend is None else _TITLES[self.backend]
+
     def __str__(self) -> str:
         """Tell it in lines: the tensor and what runs, then each backend's reason."""
-        title = "nothing can run it" if self.backend is None else _TITLES[self.backend]
-        lines = [f"{self.subject}: {title}"]
+        lines = [f"{self.subject}: {self.title}"]
         return "\n".join(lines + [f"  {name}: {why}" for name, why in self.verdicts.items()])
 
 
