@@ -32,11 +32,18 @@ _LIBRARY = torch.library.Library("agehpc_kernels", "DEF")
 
 
 def dense(x: Tensor) -> Tensor:
-    """Return x, copied where it is neither contiguous nor channels last."""
+    """Return x, copied where it is neither contiguous nor channels last.
+
+    Strides of dimensions of size 1, which say nothing, become the usual ones: by some of them
+    torch 2.14's batch_norm on the CPU returns wrong gradients.
+    """
     cl = _FORMATS.get(x.dim())
-    if cl is not None and x.is_contiguous(memory_format=cl):
-        return x
-    return x.contiguous()
+    last = cl is not None and x.is_contiguous(memory_format=cl) and not x.is_contiguous()
+    form = cl if cl is not None and last else torch.contiguous_format
+    if 1 not in x.shape:
+        return x.contiguous(memory_format=form)
+    usual = torch.empty(x.shape, memory_format=form, device="meta").stride()
+    return x if x.stride() == usual else x.clone(memory_format=form)
 
 
 def moments(x: Tensor, slope: float, order: Order, save: Save) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from agehpc_kernels import BatchNormLeakyReLU1d, backend, bn_leaky_relu
 from tests.kernels.forms import Case, NoHost, cases, expected, fused
@@ -18,6 +18,8 @@ def by() -> Iterator[None]:
         yield
 
 
+# By these strides torch's own gradient is wrong.
+@example(Case((1, 2, 1, 1, 2), "transposed", "activation_first", affine=False, running=False))
 @given(cases(save="input"))
 @settings(max_examples=50)
 def test_equals_torch_in_float64(case: Case):
