@@ -24,7 +24,7 @@ _SOURCES = [_FOLDER / "by_cpp.cpp", *sorted(_FOLDER.glob("by_cpp_*.h"))]
 # Without the first of these the choice by sign is not vectorised.
 _FLAGS = ("-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FEWEST_VALUES = {"planes": 2**18, "rows": 2**19, "half": 2**20}
+_FEWEST_VALUES = 2**15
 _FEWEST_COLUMNS = 16  # of the widest vectors
 _lock = threading.Lock()
 _logger = logging.getLogger(__name__)
@@ -43,17 +43,14 @@ def refusal(x: Tensor, form: Form) -> str | None:
 
 
 def slower(x: Tensor, form: Form) -> str | None:
-    """Return why torch's own operators are the better choice for the layout and dtype of `x`.
+    """Return why torch's own operators are the better choice for the size of `x`.
 
-    Below these sizes calls cost more than the work: over F.batch_norm + F.leaky_relu, forward and
-    backward, with all that stands around the operators, on two cores of an EPYC with AVX-512
-    (benchmarks/kernels.py), 131,072 values took 0.81 to 1.24 times their speed in contiguous
-    float32, 262,144 values 0.73 to 1.06 channels last and 0.74 to 0.95 in bfloat16, 524,288 values
-    0.88 to 1.17 in bfloat16. Above, layers measured take 0.98 to 3.4 times their speed.
+    Below, what stands around the operators costs more than they save: at 32,768 values forward and
+    backward take 1.03 to 1.3 times the speed of F.batch_norm + F.leaky_relu, on one core of an
+    EPYC with AVX-512 (benchmarks/kernels.py).
     """
-    kind = "half" if x.dtype.itemsize == 2 else "rows" if not x.is_contiguous() else "planes"
-    if x.numel() < _FEWEST_VALUES[kind]:
-        fewest = f"{x.numel()} values are fewer than {_FEWEST_VALUES[kind]}"
+    if x.numel() < _FEWEST_VALUES:
+        fewest = f"{x.numel()} values are fewer than {_FEWEST_VALUES}"
         return f"{fewest}: calls cost more than they save"
     return None
 
@@ -81,7 +78,8 @@ def _load() -> str | None:
     return None
 
 
-def _operators() -> Any:
+def operators() -> Any:
+    """Return torch.ops.agehpc_cpp, for tensors that are not refused."""
     missing = _missing()
     assert missing is None, missing
     return torch.ops.agehpc_cpp
@@ -93,21 +91,21 @@ def _first(form: Form) -> bool:
 
 def moments(x: Tensor, form: Form) -> Tensor:
     """Return float64 [3, C], as by_aten.moments."""
-    return _operators().moments.default(x, form.slope, _first(form))
+    return operators().moments.default(x, form.slope, _first(form))
 
 
 def apply(
     x: Tensor, stats_3C: Tensor, weight: Tensor | None, bias: Tensor | None, form: Form
 ) -> Tensor:
     """Return y, as by_aten.apply."""
-    return _operators().apply.default(x, stats_3C, weight, bias, form.slope, _first(form))
+    return operators().apply.default(x, stats_3C, weight, bias, form.slope, _first(form))
 
 
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the moments and the statistics, as by_aten.forward."""
-    return _operators().forward.default(x, weight, bias, eps, form.slope, _first(form))
+    return operators().forward.default(x, weight, bias, eps, form.slope, _first(form))
 
 
 def _backward(name: str) -> Callable[..., Any]:
@@ -115,7 +113,7 @@ def _backward(name: str) -> Callable[..., Any]:
 
     def run(*arguments: Any) -> Any:
         *tensors, form = arguments
-        operator = getattr(_operators(), name).default
+        operator = getattr(operators(), name).default
         return operator(*tensors, form.slope, _first(form), form.save == "output")
 
     run.__doc__ = f"Return what by_aten.{name} does."

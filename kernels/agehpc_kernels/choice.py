@@ -4,11 +4,11 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from agehpc_kernels.form import Form, Order, Save
 
 Backend = Literal["auto", "triton", "cpp", "torch", "aten"]
+Way = Literal["torch", "layer", "operators"]
+"""F.batch_norm and F.leaky_relu, by_cpp.layer, or the registered operators."""
 VARIABLE = "AGEHPC_KERNELS_BACKEND"
 
 _TITLES = {
@@ -24,19 +26,24 @@ _TITLES = {
     "torch": "torch's own batch_norm and leaky_relu",
     "aten": "the kernels' formulas in plain torch",
 }
+_WAYS: dict[str, Way] = {"torch": "torch", "cpp": "layer"}
 # The fastest first. Triton's interpreter runs on the CPU too, but only where it is forced.
 _CANDIDATES = {"cuda": ("triton", "torch", "aten"), "cpu": ("cpp", "torch", "aten")}
 _log = logging.getLogger(__name__)
 # Not a context variable: backward runs in autograd's own threads on CUDA.
 _forced: list[Backend] = []
+# What the environment asks for; looking it up at every call would show in a small layer's time.
+_asked = os.environ.get(VARIABLE, "auto")
+_MOST_KNOWN = 4096
+_known: dict[tuple[Any, ...], Way] = {}
 
 
 @contextmanager
 def backend(name: Backend) -> Iterator[None]:
     """Run every fused operation of the process by one backend inside the block.
 
-    It outweighs the environment variable AGEHPC_KERNELS_BACKEND. Backward passes go by what holds
-    when they run. Not for use by several threads at once.
+    It outweighs the environment variable AGEHPC_KERNELS_BACKEND, which is read at import. Backward
+    passes go by what holds when they run. Not for use by several threads at once.
 
     Args:
         name: `auto` chooses by tensor; another one raises ValueError on what it cannot take.
@@ -86,7 +93,7 @@ def explain(
     subject = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"
     if not x.numel():
         return Explanation(subject, "aten", {"aten": "chosen: the tensor is empty"})
-    name = _wanted()
+    name = _checked(_wanted(), VARIABLE)
     verdicts = {}
     if name == "auto":
         found = _fastest(x, form)
@@ -106,15 +113,34 @@ def explain(
     return Explanation(subject, found, verdicts)
 
 
-def by_torch_itself(x: Tensor, form: Form) -> bool:
-    """Return whether F.batch_norm and F.leaky_relu run a tensor; ValueError if forced in vain."""
+def way(x: Tensor, slope: float, order: Order, save: Save) -> Way:
+    """Return what runs a tensor's operation; ValueError if a backend is forced in vain.
+
+    Small layers cost what the calls around them cost, so the answer is kept for each kind of
+    tensor.
+    """
     if not x.numel():
-        return False  # running statistics of nothing must stay as they are
+        return "operators"  # running statistics of nothing must stay as they are
     if torch.compiler.is_compiling():
-        # What compiles for the CPU fuses them, and cannot look into compiled C++.
+        # What compiles for the CPU fuses torch's functions, and cannot look into compiled C++.
         name = "torch" if _wanted() == "auto" and x.device.type == "cpu" else _wanted()
-        return name == "torch" and form.save == "input"
-    return _choose(x, form) == "torch"
+        return "torch" if name == "torch" and save == "input" else "operators"
+    key = (_wanted(), x.device, x.dtype, x.shape, x.stride(), slope, order, save)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        name = _choose(x, Form(slope, order, save))
+        found = _known[key] = _WAYS.get(name, "operators")
+    return found
+
+
+@functools.cache
+def layer() -> Callable[..., Tensor]:
+    """Return the operator of a layer of its own node in autograd, for what `way` says so of."""
+    module = _module("cpp")
+    assert isinstance(module, ModuleType)
+    return module.operators().layer.default
 
 
 def chosen(x: Tensor, form: Form) -> ModuleType:
@@ -141,7 +167,7 @@ def _able(x: Tensor, form: Form) -> str:
 
 
 def _choose(x: Tensor, form: Form) -> str:
-    name = _wanted()
+    name = _checked(_wanted(), VARIABLE)
     if name == "auto":
         return _fastest(x, form)
     if why := _refusal(name, x, form, forced=True):
@@ -152,10 +178,8 @@ def _choose(x: Tensor, form: Form) -> str:
     return name
 
 
-def _wanted() -> Backend:
-    if _forced:
-        return _forced[-1]
-    return _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+def _wanted() -> str:
+    return _forced[-1] if _forced else _asked
 
 
 def _checked(name: str, source: str) -> Backend:

@@ -17,7 +17,7 @@ from torch import Tensor
 from agehpc_kernels import by_aten, ranks
 from agehpc_kernels.collective import all_reduce_sum
 from agehpc_kernels.form import Form, Order, Save, statistics, wide
-from agehpc_kernels.ops import registered
+from agehpc_kernels.ops import LIBRARY, registered
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,30 @@ class _Backward(torch.autograd.Function):
             for i, derivative in zip(wanted, derivatives, strict=True):
                 found[i] = derivative
         return tuple(found)
+
+
+def differentiable_backward(
+    dy: Tensor,
+    dstats_3C: Tensor | None,
+    kept: Tensor,
+    stats_3C: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    slope: float,
+    order: Order,
+    save: Save,
+) -> tuple[Tensor, Tensor]:
+    """Return what `Forward.backward` makes of a rank's own batch: dx and the sums [2, C]."""
+    setting = Setting(Form(slope, order, save), eps=0.0, fixed=False, sync=False, group=None)
+    return _Backward.apply(dy, dstats_3C, kept, stats_3C, weight, bias, None, setting, True)  # type: ignore[misc]
+
+
+# A backend with a node of its own in autograd calls it from there.
+LIBRARY.define(
+    "differentiable_backward(Tensor dy, Tensor? dstats_3C, Tensor kept, Tensor stats_3C, "
+    "Tensor? weight, Tensor? bias, float slope, str order, str save) -> (Tensor, Tensor)"
+)
+LIBRARY.impl("differentiable_backward", differentiable_backward, "CompositeImplicitAutograd")
 
 
 def _first_order(

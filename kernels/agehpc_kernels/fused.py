@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agehpc_kernels import ranks
-from agehpc_kernels.choice import by_torch_itself
+from agehpc_kernels.choice import layer, way
 from agehpc_kernels.derivatives import Forward, Setting
 from agehpc_kernels.form import Form, Order, Save, statistics, wide
 from agehpc_kernels.ops import dense
+
+_WIDE = (torch.float32, torch.float64)
 
 
 def bn_leaky_relu(
@@ -74,15 +76,22 @@ def bn_leaky_relu(
             "expected more than 1 value per channel when training, got input size "
             f"{list(x.shape)}; use a larger batch, or .eval()"
         )
+    by = "operators" if sync else way(x, slope, order, save)
+    x = dense(x)
+    if by == "torch":
+        given = x, weight, bias, running_mean, running_var
+        return _by_torch(*given, training, momentum, eps, slope, order)
+    # Not for a tensor that stands for another, as a FakeTensor, nor for statistics kept narrow.
+    plain = type(x) is Tensor and (running_mean is None or running_mean.dtype in _WIDE)
+    if by == "layer" and training and plain and not isinstance(momentum, Tensor):
+        first, output = order == "activation_first", save == "output"
+        given = x, weight, bias, running_mean, running_var
+        return layer()(*given, momentum, eps, slope, first, output)
     form = Form(slope, order, save)
-    if not sync and by_torch_itself(x, form):
-        return _by_torch(
-            dense(x), weight, bias, running_mean, running_var, training, momentum, eps, form
-        )
     setting = Setting(form, eps, not training, sync, group)
     fixed_3C = None if training else _of_running(running_mean, running_var, eps, x.dtype)
     # Outside the Function: what it keeps is then the one dense copy.
-    y, _, moments_3C = Forward.apply(dense(x), *_filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
+    y, _, moments_3C = Forward.apply(x, *_filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
     if training and running_mean is not None and running_var is not None and (values or sync):
         _track(running_mean, running_var, moments_3C, momentum, sync)
     return y
@@ -97,29 +106,34 @@ def _by_torch(
     training: bool,
     momentum: float | Tensor,
     eps: float,
-    form: Form,
+    slope: float,
+    order: Order,
 ) -> Tensor:
     """Run torch's own functions, with dtypes that they take together."""
 
     def widened(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.to(wide(x.dtype))
 
-    u = F.leaky_relu(x, form.slope) if form.order == "activation_first" else x
-    parameters = widened(weight), widened(bias)
+    u = F.leaky_relu(x, slope) if order == "activation_first" else x
+    given = widened(weight), widened(bias)
+    # torch.batch_norm, which F.batch_norm calls after checks that were made here.
+    last = eps, torch.backends.cudnn.enabled
     if not training or running_mean is None or running_var is None:
         running = widened(running_mean), widened(running_var)
-        y = F.batch_norm(u, *running, *parameters, training, 0.0, eps)
-    elif running_mean.dtype == running_var.dtype == wide(x.dtype) and isinstance(momentum, float):
+        y = torch.batch_norm(u, *given, *running, training, 0.0, *last)
+    elif running_mean.dtype == running_var.dtype == wide(x.dtype) and not isinstance(
+        momentum, Tensor
+    ):
         # Aliases: torch keeps them for a backward that does not use them, and would refuse it once
         # the statistics are moved again.
         mean, var = running_mean.data, running_var.data
-        y = F.batch_norm(u, mean, var, *parameters, True, momentum, eps)
+        y = torch.batch_norm(u, *given, mean, var, True, momentum, *last)
     else:
         # Of this batch alone: momentum may be a tensor, and the statistics of another dtype.
         mean, var = (torch.zeros(x.shape[1], dtype=wide(x.dtype), device=x.device) for _ in "mv")
-        y = F.batch_norm(u, mean, var, *parameters, True, 1.0, eps)
+        y = torch.batch_norm(u, *given, mean, var, True, 1.0, *last)
         _move(running_mean, running_var, mean, var, momentum)
-    return y if form.order == "activation_first" else F.leaky_relu(y, form.slope)
+    return y if order == "activation_first" else F.leaky_relu(y, slope)
 
 
 def _of_running(mean: Tensor | None, var: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
@@ -194,15 +208,11 @@ def _check(
         raise ValueError("running_mean and running_var go together: give both or neither")
     if not training and running_mean is None:
         raise ValueError("evaluation needs running_mean and running_var; give both, or training")
-    channels = x.shape[1]
-    given = {
-        "weight": weight,
-        "bias": bias,
-        "running_mean": running_mean,
-        "running_var": running_var,
-    }
-    for name, tensor in given.items():
-        if tensor is not None and tensor.shape != (channels,):
+    wanted = (x.shape[1],)
+    for tensor in (weight, bias, running_mean, running_var):
+        if tensor is not None and tensor.shape != wanted:
+            given = {"weight": weight, "bias": bias, "running_mean": running_mean}
+            name = next((n for n, t in given.items() if t is tensor), "running_var")
             raise ValueError(
-                f"{name} must be [{channels}], one value a channel of x, got {list(tensor.shape)}"
+                f"{name} must be [{wanted[0]}], one value a channel of x, got {list(tensor.shape)}"
             )

@@ -28,7 +28,7 @@ _SCHEMAS = {
     "backward_fixed": f"({_GRADIENT}, {_FORM}) -> (Tensor, Tensor)",
 }
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-_LIBRARY = torch.library.Library("agehpc_kernels", "DEF")
+LIBRARY = torch.library.Library("agehpc_kernels", "DEF")
 
 
 def dense(x: Tensor) -> Tensor:
@@ -37,6 +37,8 @@ def dense(x: Tensor) -> Tensor:
     Strides of dimensions of size 1, which say nothing, become the usual ones: by some of them
     torch 2.14's batch_norm on the CPU returns wrong gradients.
     """
+    if x.is_contiguous() and 1 not in x.shape:
+        return x
     cl = _FORMATS.get(x.dim())
     last = cl is not None and x.is_contiguous(memory_format=cl) and not x.is_contiguous()
     form = cl if cl is not None and last else torch.contiguous_format
@@ -136,7 +138,7 @@ _FAKES = {
     "backward_fixed": _fake_backward,
 }
 for _name, _schema in _SCHEMAS.items():
-    _LIBRARY.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
-    _LIBRARY.impl(_name, BODIES[_name], "CompositeExplicitAutograd")
-    torch.library.register_fake(f"agehpc_kernels::{_name}", _FAKES[_name], lib=_LIBRARY)
+    LIBRARY.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(_name, BODIES[_name], "CompositeExplicitAutograd")
+    torch.library.register_fake(f"agehpc_kernels::{_name}", _FAKES[_name], lib=LIBRARY)
 registered = torch.ops.agehpc_kernels

@@ -31,9 +31,17 @@ def by(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip("compiled C++ needs g++")
     with pytest.MonkeyPatch.context() as patch:
         # Wherever it can, also where it is slower.
-        patch.setattr(by_cpp, "_FEWEST_VALUES", dict.fromkeys(by_cpp._FEWEST_VALUES, 0))
+        patch.setattr(by_cpp, "_FEWEST_VALUES", 0)
         patch.setattr(choice, "_CANDIDATES", {"cpu": ("cpp", "aten"), "meta": ("aten",)})
+        forget()
         yield
+    forget()
+
+
+def forget() -> None:
+    """Let everything be chosen anew."""
+    choice._known.clear()
+    choice.layer.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The registered operators, and the choice of a backend."""
 
 import importlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ from agehpc_kernels import backend, bn_leaky_relu, by_aten, choice, explain
 from agehpc_kernels.choice import VARIABLE
 from agehpc_kernels.form import Form
 from agehpc_kernels.ops import BODIES, registered
-from tests.kernels.forms import laid_out
+from tests.kernels.forms import forget, laid_out
 
 CHANNELS = 3
 LAYOUTS = [
@@ -86,20 +88,28 @@ class Stub:
         self.module = SimpleNamespace(**vars(by_aten))
         self.module.refusal = lambda x, form: reason
         self.module.forward = self._forward
+        # What the C++ backend has further.
+        self.module.operators = lambda: SimpleNamespace(layer=SimpleNamespace(default=self._layer))
 
     def _forward(self, *given: Any) -> Any:
         self.calls += 1
         return by_aten.forward(*given)
 
+    def _layer(self, x: Tensor, *rest: Any) -> Tensor:
+        self.calls += 1
+        return x
+
 
 @pytest.fixture
-def backends(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Backends by name, in place of the modules; a text is why one cannot be imported."""
+    forget()
     found: dict[str, Any] = {"aten": by_aten, "triton": "no triton", "cpp": "no compiler"}
     monkeypatch.setattr(choice, "_module", lambda name: found[name])
     monkeypatch.setattr(choice, "ModuleType", object)
-    monkeypatch.delenv(VARIABLE, raising=False)
-    return found
+    monkeypatch.setattr(choice, "_asked", "auto")
+    yield found
+    forget()
 
 
 class TestChoice:
@@ -154,7 +164,7 @@ class TestChoice:
                 assert not self.ran(triton)
             assert explain(self.x).backend == "triton"
         assert self.ran(cpp)
-        monkeypatch.setenv(VARIABLE, "aten")
+        monkeypatch.setattr(choice, "_asked", "aten")
         assert not self.ran(cpp)
         assert explain(self.x).verdicts["cpp"] == "not asked: aten is forced"
         with backend("auto"):
@@ -172,7 +182,7 @@ class TestChoice:
         message = r"no backend 'cuda'; there are auto, triton, cpp"
         with pytest.raises(ValueError, match=message), backend("cuda"):  # type: ignore[arg-type]
             pass
-        monkeypatch.setenv(VARIABLE, "c++")
+        monkeypatch.setattr(choice, "_asked", "c++")
         with pytest.raises(ValueError, match=f"{VARIABLE}: no backend 'c[+][+]'"):
             bn_leaky_relu(self.x)
 
@@ -193,6 +203,14 @@ def test_a_backend_that_cannot_be_imported_is_told_once(
     assert [r.getMessage() for r in caplog.records] == [
         "fused norms run without Triton kernels: no module named 'triton'"
     ]
+
+
+def test_the_environment_asks():
+    code = "import torch, agehpc_kernels; print(agehpc_kernels.explain(torch.ones(2, 2)).backend)"
+    environment = {**os.environ, VARIABLE: "aten"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "aten"
 
 
 def test_importing_imports_no_backend():
