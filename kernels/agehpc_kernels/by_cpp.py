@@ -46,8 +46,8 @@ def slower(x: Tensor, form: Form) -> str | None:
     """Return why torch's own operators are the better choice for the size of `x`.
 
     Below, what stands around the operators costs more than they save: at 32,768 values forward and
-    backward take 1.03 to 1.3 times the speed of F.batch_norm + F.leaky_relu, on one core of an
-    EPYC with AVX-512 (benchmarks/kernels.py).
+    backward are 1.03 to 1.6 times as fast as F.batch_norm + F.leaky_relu, on two cores of an EPYC
+    with AVX-512 (benchmarks/kernels.py).
     """
     if x.numel() < _FEWEST_VALUES:
         fewest = f"{x.numel()} values are fewer than {_FEWEST_VALUES}"

@@ -19,12 +19,12 @@ namespace agehpc {
 
 constexpr int64_t TILE = 4096;       // values added up in A before double takes over: planes
 constexpr int64_t TILE_ROWS = 64;    // the same of one column: rows
-constexpr int64_t PART_ROWS = 512;   // at least; rows are cut into at most PARTS parts
+constexpr int64_t PART_ROWS = 256;   // at least; rows are cut into at most PARTS parts
 constexpr int64_t PARTS = 64;
 constexpr int64_t COLUMNS = 512;     // about what a row's block holds
-constexpr int64_t SMALL_PLANE = 32;  // planes below are swept as rows
+constexpr int64_t SMALL_PLANE = 16;  // planes below are swept as rows
 constexpr int64_t MIN_COLUMNS = BYTES / sizeof(float);
-constexpr int64_t GRAIN = 65536;     // elements worth a thread
+constexpr int64_t GRAIN = 16384;     // elements worth a thread
 
 struct Layout {
   int64_t N, C, S;
