@@ -1,0 +1,1 @@
+"""The tests: a regular package, so that one of this name among installed packages is not it."""
