@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -13,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agehpc_kernels import backend, bn_leaky_relu, by_aten, by_cpp
+from agehpc_kernels import by_aten, by_cpp
 from agehpc_kernels.extension import Unavailable
 from agehpc_kernels.form import Form, statistics, wide
 
@@ -341,60 +340,3 @@ def test_a_missing_library_is_a_reason_and_looked_for_once(
         by_cpp._load.cache_clear()
     assert len(tries) == 1
     assert len(caplog.records) == 1
-
-
-class TestLayer:
-    """The operation with a node of its own in autograd."""
-
-    @pytest.fixture(autouse=True)
-    def by(self) -> Iterator[None]:
-        with backend("cpp"):
-            yield
-
-    def test_runs_where_nothing_speaks_against_it(self):
-        x = draw((4, 20, 8, 8), 0, torch.float32).requires_grad_()
-        mean, var = torch.zeros(20), torch.ones(20)
-
-        def node(*args: object, **kwargs: object) -> str:
-            return type(bn_leaky_relu(*args, **kwargs).grad_fn).__name__  # type: ignore[arg-type]
-
-        assert node(x) == node(x, None, None, mean, var) == "CppFunction"
-        assert node(x, None, None, mean, var, momentum=torch.tensor(0.1)) == "ForwardBackward"
-        assert node(x, None, None, mean.half(), var.half()) == "ForwardBackward"
-        assert node(x, None, None, mean, var, training=False) == "ForwardBackward"
-
-    @pytest.mark.parametrize("affine", ["both", "weight", "bias", "none"])
-    @pytest.mark.parametrize("frozen", [(), ("x",), ("weight", "bias")])
-    def test_equals_torch(self, affine: str, frozen: tuple[str, ...]):
-        x, dy = (draw((4, 20, 6, 6), seed, torch.float64) for seed in (1, 2))
-        given = {"x": x}
-        given |= {
-            n: draw((20,), 3, torch.float64) for n in ("weight", "bias") if affine in (n, "both")
-        }
-        sides = []
-        for _ in range(2):
-            own = {n: t.clone().requires_grad_(n not in frozen) for n, t in given.items()}
-            sides.append((own, torch.zeros(20).double(), torch.ones(20).double()))
-        (ours, *running), (theirs, *expected) = sides
-        y = bn_leaky_relu(ours["x"], ours.get("weight"), ours.get("bias"), *running, momentum=0.3)
-        wanted = F.batch_norm(
-            theirs["x"], *expected, theirs.get("weight"), theirs.get("bias"), True, 0.3
-        )
-        wanted = F.leaky_relu(wanted, 0.2)
-        torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(running, expected, rtol=1e-12, atol=1e-12)
-        if y.requires_grad:
-            y.backward(dy)
-            wanted.backward(dy)
-        for name, leaf in ours.items():
-            assert (leaf.grad is None) == (theirs[name].grad is None)
-            if leaf.grad is not None:
-                torch.testing.assert_close(leaf.grad, theirs[name].grad, rtol=1e-9, atol=1e-10)
-
-    def test_statistics_tell_that_they_were_moved(self):
-        mean, var = torch.zeros(20, requires_grad=False), torch.ones(20)
-        factor = torch.ones(20, requires_grad=True)
-        product = factor * mean  # keeps the mean
-        bn_leaky_relu(draw((4, 20, 8, 8), 0, torch.float32), None, None, mean, var)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            product.sum().backward()
