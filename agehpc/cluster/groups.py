@@ -1,7 +1,7 @@
 """The process group of a run, its device and its threads."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,13 +28,15 @@ def process_group(
     device_setting: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 0,
     timeout_minutes: float = 10.0,
+    destroy: Callable[[], None] = dist.destroy_process_group,
 ) -> Iterator[Ranks]:
     """The process group of all ranks: gloo for CPU tensors, NCCL for CUDA tensors.
 
     A world of one has a group too, so that one process and many run the same code. While entered,
     torchrun's variables are set for the libraries that read them, and torch computes with
     `threads` threads (0: the cores this rank may use, shared with the ranks that may use them
-    too). The group is destroyed at exit, on an error without waiting for the other ranks.
+    too). The group is destroyed at exit by `destroy`, on an error without waiting for the other
+    ranks.
     ConfigError if a device is asked for that is not there. Collective.
     """
     device = choose_device(env, device_setting)
@@ -58,7 +60,9 @@ def process_group(
             yield Ranks(env, device)
             failed = False
         finally:
-            _destroy(failed)
+            if failed:
+                _abort()
+            destroy()
     finally:
         torch.set_num_threads(threads_before)
         _restore(variables_before)
@@ -98,12 +102,11 @@ def share_of_cores() -> int:
     return max(1, int(share + 1e-6))
 
 
-def _destroy(failed: bool) -> None:
+def _abort() -> None:
+    """Let a shutdown of NCCL not wait for its peers: after an error they may never come."""
     world = dist.group.WORLD
-    if failed and world is not None and "nccl" in dist.get_backend_config(world):
-        # A normal shutdown of NCCL waits for its peers; after an error they may never come.
+    if world is not None and "nccl" in dist.get_backend_config(world):
         world.abort()
-    dist.destroy_process_group()
 
 
 def _restore(variables: dict[str, str | None]) -> None:

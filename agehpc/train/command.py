@@ -1,9 +1,11 @@
 """`agehpc train RECIPE --data.shards DIR --out RUN [flags]`: train, or resume the run in RUN."""
 
 import contextlib
+import gc
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,12 +49,21 @@ def main(argv: list[str]) -> int:
     except AgehpcError as error:
         error.silent = env.rank > 0  # every rank meets the same error
         raise
-    from agehpc.cluster.groups import process_group
+    from agehpc.cluster.groups import choose_device, process_group
+    from agehpc.train.engines import destroy_groups, import_deepspeed
 
     assert flags.out is not None
     cluster = loaded.config.cluster
-    with process_group(env, cluster.device, cluster.threads, cluster.timeout_minutes) as ranks:
-        return _train(loaded.config, Path(flags.out), ranks)
+    import_deepspeed(choose_device(env, cluster.device))
+    settings = cluster.device, cluster.threads, cluster.timeout_minutes
+    try:
+        with process_group(env, *settings, destroy=destroy_groups) as ranks:
+            return _train(loaded.config, Path(flags.out), ranks)
+    except AgehpcError as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        gc.collect()  # engines, which refer to themselves, and with them the last of the groups
 
 
 def _check_flags(config: Config, flags: TrainFlags) -> None:

@@ -8,6 +8,7 @@ one backward a micro-batch; every option that has a default worth fearing is wri
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import warnings
@@ -25,7 +26,13 @@ from agehpc_kernels import frozen_statistics
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for a device and return it.
+
+    Before the process group begins: functions that are defined later, torch.distributed.nn's among
+    them, keep the world's group as the default of an argument, for good.
+    """
+    importlib.import_module("torch.distributed.nn")
     # Read once, at import: without it a CPU run on a machine with GPUs would pick them.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -41,6 +48,20 @@ def _import_deepspeed(device: torch.device) -> Any:
     # On a CPU the first use compiles a shared-memory all-reduce for minutes; gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def destroy_groups() -> None:
+    """Destroy all process groups, those that DeepSpeed refers to as well.
+
+    The threads of a gloo group that is left over at exit may ask for an interpreter that has gone,
+    which aborts a process that had ended well.
+    """
+    import deepspeed
+
+    if deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
 
 
 class Engine:
@@ -68,7 +89,7 @@ class Engine:
         device: torch.device,
         bound: float | None = None,
     ) -> None:
-        self._deepspeed = _import_deepspeed(device)
+        self._deepspeed = import_deepspeed(device)
         self.name, self.stage, self.device = name, player.zero.stage, device
         self.module = module.to(device).train()
         self.precision = precision

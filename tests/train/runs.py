@@ -78,7 +78,13 @@ class Ended:
 class Training:
     """`python -m agehpc train` on some ranks, each in a process group of its own."""
 
-    def __init__(self, arguments: list[str], log: Path, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        world_size: int = 1,
+        program: tuple[str, ...] = ("-m", "agehpc"),
+    ) -> None:
         shared = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
@@ -98,7 +104,7 @@ class Training:
             with path.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "agehpc", "train", *arguments],
+                        [sys.executable, *program, "train", *arguments],
                         env={**shared, **own},
                         cwd=ROOT,
                         stdout=file,
