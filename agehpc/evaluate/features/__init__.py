@@ -1,0 +1,1 @@
+"""Networks that turn pictures and clips into the features that metrics compare."""
