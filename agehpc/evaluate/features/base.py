@@ -58,7 +58,7 @@ class Extractor(ABC):
         }
         with _loading(self.name, path):
             network = self.load(path)
-        self.network = network.eval().requires_grad_(False).to(self.device, torch.float32)
+        self.network = network.eval().to(self.device, torch.float32)
 
     def __call__(self, x_BCS: Tensor) -> dict[str, Tensor]:
         """Return the outputs of some samples.

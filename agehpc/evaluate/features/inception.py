@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from agehpc.evaluate.features.base import Extractor, read_state
 from agehpc.evaluate.resize import RESIZES
@@ -45,7 +46,11 @@ class Inception(Extractor):
         for layer in layers:
             x = layer(x)
         features_BF = x.flatten(1)
-        return {"features": features_BF, "logits_unbiased": features_BF @ classifier.weight.T}
+        assert isinstance(classifier, nn.Linear)
+        return {
+            "features": features_BF,
+            "logits_unbiased": functional.linear(features_BF, classifier.weight),
+        }
 
 
 def _layers() -> OrderedDict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Random weights in the layout of the published files, which tests cannot download."""
+"""Pictures, and random weights in the layout of the published files that tests cannot download."""
 
 from pathlib import Path
 
@@ -41,3 +41,11 @@ def save_vgg16(folder: Path, seed: int = 0) -> Path:
     path = folder / "vgg16-397923af.pth"
     torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
     return path
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    """Pictures with structure at several scales, so that features differ."""
+    draws = torch.Generator().manual_seed(1)
+    coarse = torch.rand(*shape[:2], 4, 4, generator=draws) * 200
+    x = torch.nn.functional.interpolate(coarse, shape[2:], mode="bilinear")
+    return (x + torch.rand(*shape, generator=draws) * 55).to(torch.uint8)

@@ -11,7 +11,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from agehpc.errors import UsageError
 from agehpc.evaluate.features.base import Extractor, build
 from agehpc.evaluate.weights import WeightsError, identify
-from tests.evaluate.features.networks import save_inception
+from tests.evaluate.features.networks import pictures, save_inception
 
 OUTPUTS = ["2048", "logits_unbiased"]
 
@@ -29,14 +29,6 @@ def inception(weights: Path) -> Extractor:
 @pytest.fixture(scope="module")
 def peer(weights: Path) -> FeatureExtractorInceptionV3:
     return FeatureExtractorInceptionV3("inception", OUTPUTS, str(weights))
-
-
-def pictures(*shape: int) -> torch.Tensor:
-    """Pictures with structure at several scales, so that features differ."""
-    draws = torch.Generator().manual_seed(1)
-    coarse = torch.rand(*shape[:2], 4, 4, generator=draws) * 200
-    x = torch.nn.functional.interpolate(coarse, shape[2:], mode="bilinear")
-    return (x + torch.rand(*shape, generator=draws) * 55).to(torch.uint8)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (320, 300)], ids=["enlarged", "reduced"])
