@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from agehpc.errors import RunError
 
 FORMAT = "agehpc-checkpoint/2"
 _NAME = re.compile(r"step-(\d{8,})")
+
+
+def name_of(step: int) -> str:
+    """Name of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def _sha256(path: Path) -> str:
@@ -48,7 +53,7 @@ def write(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    final = run / "checkpoints" / f"step-{step:08d}"
+    final = run / "checkpoints" / name_of(step)
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -139,8 +144,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def sweep(run: Path) -> None:
     """Remove what killed saves and removals left: directories that never count as checkpoints."""
-    for path in (run / "checkpoints").glob(".step-*.partial"):
-        shutil.rmtree(path)
+    for path in (run / "checkpoints").glob(".*.partial*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (run / "checkpoints").glob("step-*"):
         if path.is_dir() and not (path / "manifest.json").exists():
             shutil.rmtree(path)
@@ -164,8 +169,14 @@ def export(run: Path, checkpoint: Path) -> Path:
     return target
 
 
-def prune(run: Path, keep_last: int) -> None:
-    """Remove all complete checkpoints but the newest `keep_last`."""
+def prune(run: Path, keep_last: int, kept: Container[str] = ()) -> None:
+    """Remove all complete checkpoints but the newest `keep_last` and those named."""
     for old in complete(run)[:-keep_last]:
-        (old / "manifest.json").unlink()  # first, so that a half-removed one never counts
-        shutil.rmtree(old)
+        if old.name not in kept:
+            remove(old)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint."""
+    (checkpoint / "manifest.json").unlink()  # first, so that a half-removed one never counts
+    shutil.rmtree(checkpoint)

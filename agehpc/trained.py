@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from agehpc import checkpoints
+from agehpc import best, checkpoints
 from agehpc.config.run_files import NAME, read_run_config
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
@@ -232,7 +232,8 @@ def load(
 
     Args:
         run: the run directory.
-        checkpoint: `latest`, or the name of one, as `step-00001000`.
+        checkpoint: `latest`, `best` (by the run's `--evaluate.best`), or a name, as
+            `step-00001000`.
         device: where to compute.
 
     Raises:
@@ -240,12 +241,7 @@ def load(
     """
     run = Path(run)
     config = read_run_config(run)
-    found = {path.name: path for path in checkpoints.complete(run)}
-    if not found:
-        raise RunError(f"{run} has no complete checkpoint yet; train it first")
-    if checkpoint != "latest" and checkpoint not in found:
-        raise RunError(f"{run} has no checkpoint {checkpoint!r}; it has {', '.join(found)}")
-    path = found[checkpoint] if checkpoint != "latest" else list(found.values())[-1]
+    path = best.find(run, checkpoint)
     checkpoints.verify(path)
     model = Model(config, device)
     model.load(_of_these_networks(path, "ema", model.state()))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from agehpc.config.metrics import direction
 from agehpc.config.networks import (
     DenseConfig,
     DiscriminatorConfig,
@@ -26,6 +27,7 @@ from agehpc.config.networks import UnetConfig as UnetConfig
 from agehpc.config.rules import check_data, check_networks
 from agehpc.config.section import Count, Fraction, NonNegative, Positive, Section
 from agehpc.config.systems import AgeSystem, AnySystem
+from agehpc.config.training import TrainConfig
 from agehpc.errors import redact
 
 
@@ -261,28 +263,6 @@ class PlayerConfig(Section):
     """Its averaged weights."""
 
 
-class TrainConfig(Section):
-    """Length, batches, precision and checkpoints."""
-
-    kimg: Positive = 1000.0
-    """Thousands of samples (clips for video) to train on."""
-    max_minutes: Positive | None = None
-    """Stop and save after this many minutes of training in this start; the run counts as done."""
-    global_batch: Count = 64
-    """Samples of one optimizer step, over all ranks and micro-batches."""
-    micro_batch: Count | None = None
-    """Samples of one forward on one rank; default global batch / world size."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; weights and moments stay float32."""
-    norm_kernel: Literal["auto", "fused", "reference"] = "auto"
-    """BatchNorm + LeakyReLU by fused kernels where one takes a tensor, with an error where the
-    device has none, or by torch's own functions."""
-    save_every_kimg: Positive = 100.0
-    """A checkpoint every this many kimg, and one at the end."""
-    keep_last: Count = 2
-    """Checkpoints kept."""
-
-
 class EvaluateConfig(Section):
     """Figures on the validation split during training."""
 
@@ -290,6 +270,20 @@ class EvaluateConfig(Section):
     """Reconstruction PSNR on the validation split every this many kimg; 0 only at the end."""
     samples: Annotated[int, Field(ge=0)] = 256
     """Validation samples used, at most; 0 switches it off."""
+    best: str | None = None
+    """Figure of evaluations.jsonl, as reconstruction_psnr_db: the checkpoint of its best value is
+    kept whatever its age, and commands take it with --checkpoint best."""
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "EvaluateConfig":
+        if self.best is not None:
+            direction(self.best)
+            if self.samples == 0:
+                raise ValueError(
+                    f"--evaluate.best {self.best} chooses by what evaluations give, and "
+                    "--evaluate.samples 0 switches them off; raise it, or set --evaluate.best none"
+                )
+        return self
 
 
 class ObserveConfig(Section):

@@ -32,7 +32,8 @@ class RunFlags(Section):
     out: str | None = None
     """Directory to write to; default a folder of the run named after the command."""
     checkpoint: str = "latest"
-    """Checkpoint to use: latest, or a name as step-00001000."""
+    """Checkpoint to use: latest, best (of a run trained with --evaluate.best), or a name as
+    step-00001000."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     batch: Count = 32

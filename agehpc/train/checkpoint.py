@@ -8,7 +8,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from agehpc import best as bests
 from agehpc import checkpoints
+from agehpc.best import Best
 from agehpc.cluster.collectives import together
 from agehpc.config.schema import Config, identity_hash
 from agehpc.errors import DivergedError, RunError
@@ -43,6 +45,7 @@ def save(
     engines: Mapping[str, Engine],
     emas: Mapping[str, Ema],
     snapshot: Snapshot | None,
+    best: Best | None,
 ) -> Path:
     """Write a checkpoint and remove old ones. Collective.
 
@@ -56,6 +59,7 @@ def save(
         engines: one a player.
         emas: averages of the players that keep them.
         snapshot: rank 0's; it takes the model's averaged weights. None on other ranks.
+        best: the best checkpoint, maybe this one; it stays.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, engine in engines.items():
@@ -80,7 +84,9 @@ def save(
         tensors["ema"] = snapshot.refresh(averaged)
         path = checkpoints.write(run, progress.step, tensors, state)
         checkpoints.export(run, path)
-        checkpoints.prune(run, config.train.keep_last)
+        if best is not None and best.step == progress.step:
+            bests.write(run, best)  # before it, a kill leaves the one before; both are there
+        checkpoints.prune(run, config.train.keep_last, bests.kept(best))
         return path
 
     return together(write)

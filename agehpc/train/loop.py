@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from agehpc import best as bests
+from agehpc.best import Best
 from agehpc.cluster.collectives import gather, mean_over_ranks, raise_together, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import Reason, StopFlag, agree
@@ -101,7 +103,7 @@ class Trainer:
         self.snapshot: Snapshot | None = None
         self.recorder: Recorder | None = None
         self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
-        together(self._open_rank0)
+        self.best = together(self._open_rank0)
         self.meter = Meter()
         self.intake = Intake(
             config,
@@ -125,13 +127,20 @@ class Trainer:
         raise_together(error)
         return norms
 
-    def _open_rank0(self) -> None:
+    def _open_rank0(self) -> Best | None:
         self.recorder = Recorder(self.run, self.config, self.progress.step)
         try:
             self.snapshot = Snapshot(self.config, self.plan, self.ranks.device, self.quarantine)
         except DataError:
             self.recorder.quarantine(self.quarantine.take())
             raise
+        chosen = self.config.evaluate.best
+        if chosen is not None and chosen not in (given := self.snapshot.figures()):
+            raise ConfigError(
+                f"--evaluate.best {chosen}: the evaluations of this run give "
+                f"{', '.join(sorted(given)) or 'nothing'}; use one of these, or none"
+            )
+        return bests.refresh(self.run, chosen, self.recorder.evaluations())
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
@@ -185,8 +194,9 @@ class Trainer:
     def _do_what_is_due(self, before: Progress, *, done: bool, stop: bool) -> None:
         config, now = self.config, self.progress
         saving = stop or is_due(config.train.save_every_kimg, before, now)
-        if saving or is_due(config.observe.tick_kimg, before, now):
-            # Before every checkpoint too, so that no sum of losses needs to be saved with it.
+        # Before every checkpoint too, so that no sum of losses needs to be saved with it.
+        ticking = saving or is_due(config.observe.tick_kimg, before, now)
+        if ticking:
             self._tick()
         rendering = done or is_due(config.observe.samples_every_kimg, before, now)
         measuring = config.evaluate.samples > 0 and (
@@ -194,7 +204,12 @@ class Trainer:
         )
         if rendering or measuring:
             with self.meter.span("sample"):
-                self._look(rendering=rendering, measuring=measuring)
+                better = self._look(rendering=rendering, measuring=measuring)
+            if better is not None:
+                self.best = better
+                if not ticking:
+                    self._tick()
+                saving = True
         if saving:
             with self.meter.span("save"):
                 self._save()
@@ -233,11 +248,15 @@ class Trainer:
             )
         )
 
-    def _look(self, *, rendering: bool, measuring: bool) -> None:
-        """Render and measure the averaged model on rank 0; the others wait."""
+    def _look(self, *, rendering: bool, measuring: bool) -> Best | None:
+        """Render and measure the averaged model on rank 0; the others wait.
+
+        Returns its figure by which the best checkpoint is chosen, where that is the best so far.
+        """
         weights = checkpointing.model_weights(self.system, self.engines, self.emas)
 
-        def look() -> None:
+        def look() -> Best | None:
+            better = None
             assert self.snapshot is not None
             assert self.recorder is not None
             self.snapshot.refresh(weights)
@@ -249,11 +268,15 @@ class Trainer:
                 split = self.snapshot.split
                 for name, value in values.items():
                     self.recorder.evaluation(self.progress, name, value, count, split)
+                    found = Best(name, value, self.progress.step, self.progress.kimg)
+                    if name == self.config.evaluate.best and found.beats(self.best):
+                        better = found
                 told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                 if told:
                     self.console.say(f"{split}: {told} over {count} samples")
+            return better
 
-        together(look)
+        return together(look)
 
     def _save(self) -> None:
         def sync() -> None:
@@ -269,8 +292,10 @@ class Trainer:
             self.engines,
             self.emas,
             self.snapshot,
+            self.best,
         )
-        self.console.say(f"saved {path}")
+        best = self.best is not None and self.best.step == self.progress.step
+        self.console.say(f"saved {path}{', the best so far' if best else ''}")
 
     def _record_faults(self, faults: list[Fault]) -> None:
         assert self.recorder is not None

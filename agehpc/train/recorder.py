@@ -12,7 +12,7 @@ from agehpc.data.quarantine import Fault
 from agehpc.data.shards import first_fault
 from agehpc.errors import RunError
 from agehpc.observe import metrics
-from agehpc.observe.metrics import MetricsLog
+from agehpc.observe.metrics import MetricsLog, Row
 from agehpc.observe.throughput import Rates
 from agehpc.train.progress import Progress
 
@@ -107,6 +107,10 @@ class Recorder:
         self._evaluations.append(row | self._clock())
         if self._board is not None:
             self._board.scalars(progress.step, {f"{split}/{metric}": value})
+
+    def evaluations(self) -> list[Row]:
+        """The figures measured so far."""
+        return metrics.read(self.run / "evaluations.jsonl")
 
     def sample_stem(self, progress: Progress) -> Path:
         """Path of a step's sample grid, without its suffix."""

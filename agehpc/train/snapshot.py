@@ -113,6 +113,12 @@ class Snapshot:
         self.captions = tuple(rows)
         return grids.save_grid(stem, [np.concatenate(parts) for parts in rows.values()], self.fps)
 
+    def figures(self) -> set[str]:
+        """Names of the figures that `measure` gives."""
+        micro = self._micro(self._fixed[0], "sample ")
+        compared = {f"{name}_psnr_db" for name in self.model.compare(micro)}
+        return compared | set(self.model.score(micro))
+
     def measure(self) -> tuple[dict[str, float], int]:
         """Mean figures over the validation samples by name, and the number of samples.
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,15 +142,18 @@ class Training:
         return "\n".join(path.read_text(errors="replace") for path in self.logs)
 
 
-def train_in_fork(arguments: list[str], log: Path, timeout: float = 120) -> tuple[int, str, str]:
+def train_in_fork(
+    arguments: list[str], log: Path, timeout: float = 120, patch: Callable[[], None] | None = None
+) -> tuple[int, str, str]:
     """`agehpc train` on one rank, in a fork of a process that has imported everything.
 
     DeepSpeed keeps its process group for good, so each training needs a process; this one starts
-    at once. Returns the exit code, standard output and standard error.
+    at once. `patch`, a function of a module, is called there first: it may break what is to break.
+    Returns the exit code (negative for a signal), standard output and standard error.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agehpc.train.loop", "agehpc.train.command", "deepspeed"])
-    process = context.Process(target=_train_in_child, args=(arguments, str(log)))
+    process = context.Process(target=_train_in_child, args=(arguments, str(log), patch))
     os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         process.start()
@@ -163,10 +167,12 @@ def train_in_fork(arguments: list[str], log: Path, timeout: float = 120) -> tupl
     return process.exitcode, log.read_text(), log.with_suffix(".err").read_text()
 
 
-def _train_in_child(arguments: list[str], log: str) -> None:
+def _train_in_child(arguments: list[str], log: str, patch: Callable[[], None] | None) -> None:
     for descriptor, path in ((1, Path(log)), (2, Path(log).with_suffix(".err"))):
         with path.open("wb") as file:
             os.dup2(file.fileno(), descriptor)
+    if patch is not None:
+        patch()
     sys.exit(cli.main(["train", *arguments]))
 
 
