@@ -123,6 +123,15 @@ class _Backward(torch.autograd.Function):
         return tuple(found)
 
 
+def filled(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return both or neither: backends know no other case."""
+    if weight is not None and bias is None:
+        return weight, torch.zeros_like(weight)
+    if weight is None and bias is not None:
+        return torch.ones_like(bias), bias
+    return weight, bias
+
+
 def differentiable_backward(
     dy: Tensor,
     dstats_3C: Tensor | None,
@@ -136,7 +145,8 @@ def differentiable_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return what `Forward.backward` makes of a rank's own batch: dx and the sums [2, C]."""
     setting = Setting(Form(slope, order, save), eps=0.0, fixed=False, sync=False, group=None)
-    return _Backward.apply(dy, dstats_3C, kept, stats_3C, weight, bias, None, setting, True)  # type: ignore[misc]
+    given = dy, dstats_3C, kept, stats_3C, *filled(weight, bias)
+    return _Backward.apply(*given, None, setting, True)  # type: ignore[misc]
 
 
 # A backend with a node of its own in autograd calls it from there.

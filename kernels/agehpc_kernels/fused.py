@@ -7,7 +7,7 @@ from torch import Tensor
 
 from agehpc_kernels import ranks
 from agehpc_kernels.choice import layer, way
-from agehpc_kernels.derivatives import Forward, Setting
+from agehpc_kernels.derivatives import Forward, Setting, filled
 from agehpc_kernels.form import Form, Order, Save, statistics, wide
 from agehpc_kernels.ops import dense
 
@@ -91,7 +91,7 @@ def bn_leaky_relu(
     setting = Setting(form, eps, not training, sync, group)
     fixed_3C = None if training else _of_running(running_mean, running_var, eps, x.dtype)
     # Outside the Function: what it keeps is then the one dense copy.
-    y, _, moments_3C = Forward.apply(x, *_filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
+    y, _, moments_3C = Forward.apply(x, *filled(weight, bias), fixed_3C, setting)  # type: ignore[misc]
     if training and running_mean is not None and running_var is not None and (values or sync):
         _track(running_mean, running_var, moments_3C, momentum, sync)
     return y
@@ -168,15 +168,6 @@ def _move(
     for running, new in ((running_mean, mean), (running_var, var)):
         weight = share.to(running.dtype) if isinstance(share, Tensor) else share
         running.lerp_(new.to(running.dtype), weight)
-
-
-def _filled(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return both or neither: backends know no other case."""
-    if weight is not None and bias is None:
-        return weight, torch.zeros_like(weight)
-    if weight is None and bias is not None:
-        return torch.ones_like(bias), bias
-    return weight, bias
 
 
 def _check(

@@ -3,12 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from agehpc_kernels import backend, bn_leaky_relu
+from agehpc_kernels.form import Save
+from tests.kernels.forms import ORDERS, SAVES, reference
 from tests.kernels.test_cpp import draw
 
 pytestmark = pytest.mark.skipif(
@@ -69,3 +72,25 @@ def test_statistics_tell_that_they_were_moved():
     bn_leaky_relu(draw((4, 20, 8, 8), 0, torch.float32), None, None, mean, var)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
+
+
+@pytest.mark.parametrize("affine", ["weight", "bias"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("save", SAVES)
+def test_second_derivatives_with_weight_or_bias_alone(affine: str, order: str, save: Save):
+    """Of a penalty on the gradients and on y: y's part comes back through the statistics too."""
+    x, dy = (draw((4, 20, 6, 6), seed, torch.float64) for seed in (1, 2))
+    given = {"x": x, affine: draw((20,), 3, torch.float64)}
+    options = {"slope": 0.2, "order": order, "eps": 1e-3, "training": True, "momentum": 0.0}
+    ones = torch.ones(20).double()  # torch's second derivative fails on a bias alone
+    sides = []
+    for run, filling in ((partial(bn_leaky_relu, save=save), None), (reference, ones)):
+        own = {name: t.clone().requires_grad_() for name, t in given.items()}
+        arguments = own["x"], own.get("weight", filling), own.get("bias"), None, None
+        y = run(*arguments, **options)  # type: ignore[operator]
+        first = torch.autograd.grad(y, list(own.values()), dy, create_graph=True)
+        penalty = sum(g.square().sum() for g in first) + y.pow(3).sum()
+        second = torch.autograd.grad(penalty, list(own.values()))
+        sides.append([t.detach() for t in (*first, *second)])
+    for found, wanted in zip(*sides, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-7 * float(wanted.abs().max()))
