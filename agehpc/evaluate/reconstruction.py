@@ -38,14 +38,19 @@ def ssim(y_BCS: np.ndarray, x_BCS: np.ndarray) -> np.ndarray:
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    def frames(x: np.ndarray) -> torch.Tensor:
-        pixels = torch.from_numpy(x)
-        if pixels.ndim == 5:
-            pixels = pixels.transpose(1, 2).flatten(0, 1)
-        return pixels.double()
+    def pixels(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(frames(x)).double()
 
     values = structural_similarity_index_measure(
-        frames(y_BCS), frames(x_BCS), data_range=255.0, reduction="none"
+        pixels(y_BCS), pixels(x_BCS), data_range=255.0, reduction="none"
     )
     assert isinstance(values, torch.Tensor)
     return values.reshape(len(x_BCS), -1).mean(1).numpy()
+
+
+def frames(x_BCS: np.ndarray) -> np.ndarray:
+    """Pictures as they are, and the frames of clips, sample after sample: [N, C, H, W]."""
+    if x_BCS.ndim == 4:
+        return x_BCS
+    x_BTCHW = x_BCS.swapaxes(1, 2)
+    return x_BTCHW.reshape(-1, *x_BTCHW.shape[2:])
