@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,10 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     told = f"Triton {triton.__version__}: {len(found)} kernels for {len(options.arch)} chips"
     print(told, file=sys.stderr)
     rows = []
-    for arch, one in itertools.product(options.arch, found):
-        rows.append(report(one, arch))
-        if rows[-1]["wrong"]:
-            print(table(rows[-1:]).partition("\n")[2], file=sys.stderr, flush=True)
+    # Threads are enough: ptxas and cuobjdump, where the time goes, are processes of their own.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        archs, launched = zip(*itertools.product(options.arch, found), strict=True)
+        for row in pool.map(report, launched, archs):
+            rows.append(row)
+            if row["wrong"]:
+                print(table([row]).partition("\n")[2], file=sys.stderr, flush=True)
     about = {"triton": triton.__version__, "rows": rows}
     print(json.dumps(about, indent=2) if options.json else table(rows))
     bad = [row for row in rows if row["wrong"]]
