@@ -97,9 +97,10 @@ def mean_and_squares(n, pivot, s1, s2):
     """Return mean and squares, all float64: of sums of n values' distances from a pivot.
 
     The sums are of about the size of the deviation and its square, so float32 kept their digits
-    however large the mean is.
+    however large the mean is. A division in float64 is a call, around which registers are spilled:
+    the only one here is by n, which is one number where all channels have as many values.
     """
-    shift = s1 / n
+    shift = s1 * (1.0 / n)
     squares = s2 - s1 * shift
     # Not a maximum, which would hide NaN.
     return pivot + shift, tl.where(squares < 0, 0.0, squares)
@@ -110,8 +111,8 @@ def split_statistics(n, mean, squares, EPS: tl.constexpr, ACC: tl.constexpr):
     """Return high and low part of the mean, and 1 / deviation, as form.statistics."""
     high = mean.to(ACC)
     low = (mean - high.to(tl.float64)).to(ACC)
-    deviation = tl.sqrt(squares / n + tl.full([], EPS, tl.float64))
-    return high, low, (tl.full([], 1, tl.float64) / deviation).to(ACC)
+    variance = squares * (1.0 / n)
+    return high, low, tl.rsqrt(variance + tl.full([], EPS, tl.float64)).to(ACC)
 
 
 @triton.jit
@@ -150,7 +151,7 @@ def combine(
     s1 = tl.load(at + 2 * C, mask, other=0).to(tl.float64)
     s2 = tl.load(at + 3 * C, mask, other=0).to(tl.float64)
     # Around the first part's pivot: a sum of large means would lose the digits that differ. Parts
-    # are not divided by their numbers: division in float64 is a call that spills registers.
+    # are not divided by their numbers: registers are spilled around divisions in float64.
     first = tl.load(parts_ptr + C + c, inside, other=0).to(tl.float64)
     away = tl.where(mask, pivot - first[None, :], 0.0)
     count = tl.where(inside, tl.sum(n, 0), 1.0)

@@ -29,11 +29,23 @@ def test_large_images_neither_spill_nor_are_read_in_small_pieces(arch, dtype, la
     assert {"moments", "combine", "apply", "sums", "add_up", "apply_backward"} == kernels
 
 
-@pytest.mark.parametrize("arch", [80, pytest.param(90, marks=pytest.mark.slow)])
-def test_what_is_held_on_chip_does_not_spill(arch):
-    case = Case((16, 512, 32, 32), "bfloat16")
-    for kernel in ("forward_once", "backward_once"):
-        launch = launch_of(kernel, case)
+CHANNELS_OF_A_THREAD = Case((64, 512, 4, 4), "float16", True, "activation_first")
+"""Eight channels, of which each thread finishes the statistics."""
+
+
+@pytest.mark.parametrize(
+    ("case", "arch"),
+    [
+        (Case((16, 512, 32, 32), "bfloat16"), 80),
+        pytest.param(Case((16, 512, 32, 32), "bfloat16"), 90, marks=pytest.mark.slow),
+        pytest.param(CHANNELS_OF_A_THREAD, 80, marks=pytest.mark.slow),
+        (CHANNELS_OF_A_THREAD, 90),
+    ],
+)
+def test_what_is_held_on_chip_does_not_spill(case, arch):
+    held = [one for one in kernel_aot.launches(case) if one.kernel.__name__.endswith("_once")]
+    assert held
+    for launch in held:
         assert kernel_aot.wrong(launch, kernel_aot.examine(launch, arch)) == []
 
 
