@@ -135,8 +135,11 @@ def forward_once(
     first = first_of_channels(x_ptr, 0, group, C, S, ROWS, COLUMNS, CHANNELS_LAST, BIG)
     first = input_of_norm(first.to(ACC), SLOPE, ACTIVATION_FIRST)
     pivot = first + sum_of_channels(tl.where(mask, u - first, 0.0), CHANNELS_LAST) / count
-    rest = tl.where(mask, u - pivot, 0.0)
-    s1, s2 = sum_of_channels(rest, CHANNELS_LAST), sum_of_channels(rest * rest, CHANNELS_LAST)
+    s1 = sum_of_channels(tl.where(mask, u - pivot, 0.0), CHANNELS_LAST)
+    # The same differences, written otherwise: else the compiler keeps them, a tile beside u, until
+    # the first sum is through, and spills.
+    rest = tl.where(mask, u, pivot) - pivot
+    s2 = sum_of_channels(rest * rest, CHANNELS_LAST)
     n = tl.cast(count, tl.float64)
     mean, squares = mean_and_squares(n, pivot.to(tl.float64), s1.to(tl.float64), s2.to(tl.float64))
     store_rows_3(moments_ptr, c, inside, C, n, mean, squares)
@@ -278,5 +281,7 @@ def backward_once(
     s2 = sum_of_channels(g * x_hat, CHANNELS_LAST)
     tl.store(sums_ptr + c, s1.to(tl.float64), inside)
     tl.store(sums_ptr + C + c, s2.to(tl.float64), inside)
-    first, second = s1 / count, s2 / count
+    # One division for all the channels that a thread finishes, or registers spill around them.
+    share = tl.full([], 1, ACC) / count
+    first, second = s1 * share, s2 * share
     tl.store(dx_ptr + at, (g - first - x_hat * second) * (inverse * weight) * factor, mask)

@@ -17,8 +17,9 @@ TILE = 4096
 FORWARD_ONCE, BACKWARD_ONCE = 32768, 16384
 """Largest tiles of the single-read kernels: what the registers of one block hold, not spilling.
 
-Half where channels are last (a thread has several channels to finish), and of backward where its
-two tensors do not come as vectors of two-byte values; a quarter of that in float64.
+Half where channels are last (a thread has several channels to finish), a quarter where besides they
+do not come as vectors; half where positions do not come as vectors of two-byte values. A quarter of
+that in float64.
 """
 PARTS = 512
 """Most parts of a channel: what one block of the kernels that finish them holds."""
@@ -140,7 +141,9 @@ def _once(
     """Return the tile that holds all values of a group; None where it is above the limit."""
     double = dtype == torch.float64
     most_warps = limit // (2048 if channels_last and not double else 1024)
-    if channels_last or (limit == BACKWARD_ONCE and (dtype.itemsize > 2 or s % 16)):
+    if channels_last:
+        limit //= 4 if c % 16 else 2
+    elif dtype.itemsize > 2 or s % 16:
         limit //= 2
     if double:
         limit //= 4
