@@ -231,7 +231,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, help="what is told (default: all that can be here)")
-    add("--full", action="store_true", help="compile for every shape: an hour")
+    add("--full", action="store_true", help="compile for every shape: half an hour")
     add("--rounds", type=int, default=21, help="turns on the CPU (21)")
     add("--also", nargs="+", choices=["torch.compile"], default=[], help="more on the CPU")
     add("--step", action="store_true", help="whole training steps instead")
