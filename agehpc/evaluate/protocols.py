@@ -1,0 +1,125 @@
+"""What each metric is, to the last choice that changes its value, and when two figures compare.
+
+Imports nothing heavy, so that help answers at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from agehpc.errors import AgehpcError, UsageError
+
+Statistic = Literal["frechet", "kid", "inception_score", "precision_recall", "prdc"]
+
+Way = tuple[str, str | None]
+
+
+class IncomparableError(AgehpcError):
+    """Two figures of unlike protocols."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A metric of sets of samples."""
+
+    statistic: Statistic
+    extractor: str
+    takes: Literal["image", "video"] = "image"
+    output: str = "features"
+    """Of the extractor."""
+    resize: str | None = None
+    """How samples come to the extractor's size; None for its usual way."""
+    ddof: int | None = None
+    """What the covariance is divided by: the number of samples less this."""
+    k: int | None = None
+    """Which nearest neighbour gives the radius."""
+    form: Literal["moments", "rows"] = "rows"
+    """What of the features has to be kept."""
+
+    @property
+    def way(self) -> Way:
+        """The extractor, and how samples come to its size."""
+        return self.extractor, self.resize
+
+    @property
+    def paired(self) -> bool:
+        """Whether generated samples are compared with real ones."""
+        return self.statistic != "inception_score"
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    # Heusel et al. 2017, by the convention of pytorch-fid and torch-fidelity (numpy's covariance).
+    "fid": Protocol("frechet", "inception", ddof=1, form="moments", resize="legacy_tensorflow"),
+    # That of NVIDIA's StyleGAN repositories, who divide by N.
+    "fid_nvidia": Protocol(
+        "frechet", "inception", ddof=0, form="moments", resize="legacy_tensorflow"
+    ),
+    # Parmar et al. 2022: resized as signal processing wants it.
+    "fid_clean": Protocol("frechet", "inception", ddof=1, form="moments", resize="clean"),
+    # Binkowski et al. 2018.
+    "kid": Protocol("kid", "inception", resize="legacy_tensorflow"),
+    # Salimans et al. 2016.
+    "inception_score": Protocol(
+        "inception_score", "inception", output="logits_unbiased", resize="legacy_tensorflow"
+    ),
+    # Kynkaanniemi et al. 2019.
+    "precision_recall": Protocol("precision_recall", "vgg16", k=3),
+    # Naeem et al. 2020, on Inception's features.
+    "prdc": Protocol("prdc", "inception", k=5, resize="legacy_tensorflow"),
+    # Features that a package holds: figures where nothing can be downloaded.
+    "frechet_lite0": Protocol("frechet", "lite0", ddof=1, form="moments"),
+    "kid_lite0": Protocol("kid", "lite0"),
+    "precision_recall_lite0": Protocol("precision_recall", "lite0", k=3),
+    "prdc_lite0": Protocol("prdc", "lite0", k=5),
+    # Unterthiner et al. 2018, as StyleGAN-V computes it.
+    "fvd": Protocol("frechet", "i3d", takes="video", ddof=0, form="moments"),
+}
+"""Metrics of sets of samples by name. Of video those of images are taken on its frames."""
+
+
+def protocol(metric: str) -> Protocol:
+    """Return a metric's protocol; UsageError for an unknown one."""
+    if metric not in PROTOCOLS:
+        import difflib
+
+        close = difflib.get_close_matches(metric, PROTOCOLS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROTOCOLS)}"
+        raise UsageError(f"--metrics {metric}: no such metric; {hint}")
+    return PROTOCOLS[metric]
+
+
+def fingerprint(
+    metric: str, frames: int, extractor: Mapping[str, Any], real: Mapping[str, Any], counts: Any
+) -> dict[str, Any]:
+    """Return all that has to agree between two figures for them to be compared.
+
+    Args:
+        metric: its name.
+        frames: every so many frames of a clip are compared; 0 where clips are taken whole.
+        extractor: its fingerprint.
+        real: the identity of what is compared with.
+        counts: numbers of real and of generated samples.
+    """
+    own = {name: value for name, value in asdict(protocol(metric)).items() if value is not None}
+    own = {name: own[name] for name in own if name not in ("form", "takes", "extractor", "resize")}
+    return {"metric": metric, **own, "every_frame": frames, **extractor, **real, **counts}
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return a short name of a fingerprint."""
+    text = json.dumps(fingerprint, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_unlike(
+    mine: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]
+) -> None:
+    """Raise IncomparableError unless two fingerprints agree, telling each difference."""
+    odd = [key for key in {**mine, **other} if mine.get(key) != other.get(key)]
+    if odd:
+        told = "; ".join(f"{key} {mine.get(key)} and {other.get(key)}" for key in odd)
+        raise IncomparableError(
+            f"figures of {names[0]} and {names[1]} do not compare: {told}; evaluate both alike"
+        )
