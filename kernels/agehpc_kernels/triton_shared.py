@@ -112,7 +112,8 @@ def split_statistics(n, mean, squares, EPS: tl.constexpr, ACC: tl.constexpr):
     high = mean.to(ACC)
     low = (mean - high.to(tl.float64)).to(ACC)
     variance = squares * (1.0 / n)
-    return high, low, tl.rsqrt(variance + tl.full([], EPS, tl.float64)).to(ACC)
+    inverse = tl.rsqrt(variance + tl.full([], EPS, tl.float64))
+    return high, low, inverse.to(ACC)  # type: ignore[arg-type]
 
 
 @triton.jit
