@@ -18,6 +18,7 @@ Table = Mapping[str, tuple[str, str]]
 
 COMMANDS: Table = {
     "train": ("agehpc.train.command:main", "train a recipe, or resume its run"),
+    "evaluate": ("agehpc.evaluate.command:main", "score samples: FID, KID, precision, recall, ..."),
     "sample": ("agehpc.generate:sample_main", "generate from a run's generator"),
     "reconstruct": ("agehpc.generate:reconstruct_main", "encode and decode samples with a run"),
     "encode": ("agehpc.latent.commands.encode:main", "write the latents of a split to a file"),

@@ -1,0 +1,265 @@
+"""`agehpc evaluate RUN` and `agehpc evaluate --real A --fake B`: metrics of generated samples.
+
+Imports nothing heavy, so that help answers at once.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import Field
+
+from agehpc.cluster.environment import resolve
+from agehpc.config.schema import Section
+from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
+from agehpc.evaluate.compare import LOG, append, side_by_side
+from agehpc.evaluate.protocols import PROTOCOLS, Way, digest, protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from agehpc.cluster.groups import Ranks
+    from agehpc.evaluate.features.base import Extractor
+    from agehpc.evaluate.measure import Figure
+    from agehpc.evaluate.sources import Source
+
+MOST = 50_000  # samples that are generated unless more are asked for
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=1)]
+
+
+class Opened(NamedTuple):
+    """What is compared."""
+
+    about: "dict[str, Any]"
+    real: "Source | None"
+    fake: "Source"
+
+
+class EvaluateFlags(Section):
+    """Score what a run generates, or any two sets of samples; on as many ranks as are started."""
+
+    metrics: tuple[str, ...] = ("frechet_lite0",)
+    """Metrics of sets of samples; `--metrics list` prints them all."""
+    real: str | None = None
+    """Real samples: shards, a folder of pictures, a .npy or .npz file; default the run's shards."""
+    fake: str | None = None
+    """Generated samples, likewise; not with RUN."""
+    split: Literal["train", "validation"] = "train"
+    """Split of shards that are compared with."""
+    n_real: Count | None = None
+    """Real samples, the first ones; default all."""
+    n_fake: Count | None = None
+    """Generated samples; default of RUN as many as real ones, at most 50000, else all."""
+    checkpoint: str = "latest"
+    """Checkpoint of RUN: latest, best (of a run trained with --evaluate.best), all, or a name as
+    step-00001000."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of RUN's noise."""
+    batch: Count = 32
+    """Samples that a rank computes at once."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes the GPU of the local rank where there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of a rank; 0 shares the cores among the node's ranks."""
+    weights: tuple[str, ...] = ()
+    """NAME=PATH: weights of an extractor that lie elsewhere, or are others than the published."""
+    cache: str | None = None
+    """Folder of the features of real samples; default $AGEHPC_CACHE/references, else
+    ~/.cache/agehpc/references."""
+    fresh: bool = False
+    """Neither use the features that are kept there nor keep any."""
+    allow_pipe: bool = False
+    """Run the command of shards `pipe:COMMAND`."""
+    prefetch: tuple[str, ...] = ()
+    """Download the weights of these extractors, check them, and do nothing else."""
+    compare: tuple[str, ...] = ()
+    """Print the newest figures of --metrics of these runs side by side, and measure nothing."""
+    json_: bool = False
+    """Print the figures as JSON."""
+    dry_run: bool = False
+    """Open the samples, load the extractors, say what would be measured, and measure nothing."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    from agehpc.config.load import parse_command
+
+    run = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    words = argv if run is None else argv[1:]
+    env = resolve(os.environ)
+    try:
+        flags = parse_command(words, prog="agehpc evaluate [RUN]", model=EvaluateFlags)
+        if flags.metrics == ("list",):
+            return _list()
+        for metric in flags.metrics:
+            protocol(metric)
+        if flags.prefetch:
+            return _prefetch(flags)
+        if flags.compare:
+            return _compare(flags)
+        _check(run, flags)
+    except AgehpcError as error:
+        error.silent = env.rank > 0  # every rank meets the same error
+        raise
+    from agehpc.cluster.groups import process_group
+
+    with process_group(env, flags.device, flags.threads) as ranks:
+        return _evaluate(run, flags, ranks)
+
+
+def _list() -> int:
+    rows = {name: f"{p.statistic} of {p.extractor} {p.output}" for name, p in PROTOCOLS.items()}
+    width = max(map(len, rows))
+    sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items())
+    return EXIT_DONE
+
+
+def _prefetch(flags: EvaluateFlags) -> int:
+    from agehpc.evaluate.weights import prefetch
+
+    sys.stdout.writelines(f"{path}\n" for path in prefetch(flags.prefetch))
+    return EXIT_DONE
+
+
+def _compare(flags: EvaluateFlags) -> int:
+    rows = side_by_side([Path(run) for run in flags.compare], flags.metrics)
+    if flags.json_:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return EXIT_DONE
+    for row in rows:
+        values = "  ".join(f"{run} {value:.6g}" for run, value in row["values"].items())
+        sys.stdout.write(f"{row['metric']}  {values}  [{row['fingerprint']}]\n")
+    return EXIT_DONE
+
+
+def _check(run: Path | None, flags: EvaluateFlags) -> None:
+    if run is None and flags.fake is None:
+        raise UsageError(
+            "name a run, agehpc evaluate RUN [flags], or samples: agehpc evaluate --real A --fake B"
+        )
+    if run is not None and flags.fake is not None:
+        raise UsageError(f"--fake {flags.fake} and the run {run}: only one of them is scored")
+    used = {PROTOCOLS[metric].extractor for metric in flags.metrics}
+    for text in flags.weights:
+        name, _, path = text.partition("=")
+        if not path or name not in used:
+            raise UsageError(
+                f"--weights {text}: NAME=PATH is wanted, NAME one of {', '.join(sorted(used))}, "
+                "which the metrics look through"
+            )
+
+
+def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
+    from agehpc.evaluate import reference
+    from agehpc.evaluate.measure import check, measure
+
+    speaks = ranks.env.rank == 0
+    cache = None if flags.fresh else Path(flags.cache or reference.folder())
+    extractors: dict[Way, Extractor] = {}
+    rows: list[dict[str, Any]] = []
+    for checkpoint in _agreed(lambda: _checkpoints(run, flags)):
+
+        def opened(checkpoint: Path | None = checkpoint) -> "Opened":
+            found = _opened(checkpoint, flags, ranks.device)
+            check(flags.metrics, found.real, found.fake)
+            for way in dict.fromkeys(PROTOCOLS[metric].way for metric in flags.metrics):
+                if way not in extractors:
+                    extractors[way] = _extractor(way, flags, ranks.device)
+            return found
+
+        about, real, fake = _agreed(opened)
+        if speaks and not flags.json_:
+            against = "" if real is None else f" against {real.count} of {real.where}"
+            sys.stdout.write(f"{fake.count} of {fake.where}{against}\n")
+        if flags.dry_run:
+            continue
+        given = flags.metrics, real, fake, extractors
+        for figure in measure(*given, batch=flags.batch, cache=cache):
+            rows.append(about | _row(figure))
+            if speaks and not flags.json_:
+                sys.stdout.write(_line(figure))
+    if speaks and run is not None and rows:
+        append(run / LOG, rows)
+    if speaks and flags.json_:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    return EXIT_DONE
+
+
+def _agreed(work: "Callable[[], T]") -> "T":
+    """The result of what every rank does; an error of one is raised on all. Collective."""
+    from agehpc.cluster.collectives import raise_together
+
+    results, error = [], None
+    try:
+        results.append(work())
+    except (AgehpcError, OSError) as raised:
+        error = raised
+    raise_together(error)
+    return results[0]
+
+
+def _checkpoints(run: Path | None, flags: EvaluateFlags) -> list[Path | None]:
+    """The checkpoints that are scored; None for samples that no run makes."""
+    if run is None:
+        return [None]
+    from agehpc import best, checkpoints
+
+    newest = best.find(run, "latest" if flags.checkpoint == "all" else flags.checkpoint)
+    return list(checkpoints.complete(run)) if flags.checkpoint == "all" else [newest]
+
+
+def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device") -> "Opened":
+    """What is compared, opened: facts for its rows, real and generated samples."""
+    from agehpc.evaluate.sources import Source, of_data, of_run, open_source
+
+    def at(place: str, count: int | None) -> Source:
+        return open_source(place, flags.split, allow_pipe=flags.allow_pipe).first(count)
+
+    real = None if flags.real is None else at(flags.real, flags.n_real)
+    if checkpoint is None:
+        assert flags.fake is not None
+        return Opened({}, real, at(flags.fake, flags.n_fake))
+    from agehpc import checkpoints
+    from agehpc.trained import load
+
+    run = checkpoint.parent.parent
+    model = load(run, checkpoint=checkpoint.name, device=device)
+    if real is None and any(PROTOCOLS[metric].paired for metric in flags.metrics):
+        real = of_data(model.config.data, flags.split).first(flags.n_real)
+    count = flags.n_fake or min(MOST, MOST if real is None else real.count)
+    state = checkpoints.read_state(checkpoint)
+    about = {"kimg": state["samples_seen"] / 1000, "step": state["step"]}
+    fake = of_run(model, count, flags.seed, f"{run} at {checkpoint.name}")
+    return Opened(about | {"checkpoint": checkpoint.name}, real, fake)
+
+
+def _extractor(way: "Way", flags: EvaluateFlags, device: "torch.device") -> "Extractor":
+    from agehpc.evaluate.features.base import build
+
+    given = dict(text.split("=", 1) for text in flags.weights)
+    name, resize = way
+    return build(name, device, Path(given[name]) if name in given else None, resize)
+
+
+def _row(figure: "Figure") -> dict[str, Any]:
+    spread = {} if figure.spread is None else {"std": figure.spread}
+    return {
+        "metric": figure.name,
+        "value": figure.value,
+        **spread,
+        "samples": figure.n_fake,
+        "n_real": figure.n_real,
+        "fingerprint": digest(figure.fingerprint),
+        "protocol": figure.fingerprint,
+        "time": time.time(),
+    }
+
+
+def _line(figure: "Figure") -> str:
+    spread = "" if figure.spread is None else f" +- {figure.spread:.4g}"
+    return f"  {figure.name}  {figure.value:.6g}{spread}  [{digest(figure.fingerprint)}]\n"
