@@ -52,7 +52,7 @@ class EvaluateFlags(Section):
     split: Literal["train", "validation"] = "train"
     """Split of shards that are compared with."""
     n_real: Count | None = None
-    """Real samples, the first ones; default all."""
+    """Real samples, evenly spaced over all; default all."""
     n_fake: Count | None = None
     """Generated samples; default of RUN as many as real ones, at most 50000, else all."""
     checkpoint: str = "latest"
@@ -218,7 +218,7 @@ def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device
     from agehpc.evaluate.sources import Source, of_data, of_run, open_source
 
     def at(place: str, count: int | None) -> Source:
-        return open_source(place, flags.split, allow_pipe=flags.allow_pipe).first(count)
+        return open_source(place, flags.split, allow_pipe=flags.allow_pipe).part(count)
 
     real = None if flags.real is None else at(flags.real, flags.n_real)
     if checkpoint is None:
@@ -230,7 +230,7 @@ def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device
     run = checkpoint.parent.parent
     model = load(run, checkpoint=checkpoint.name, device=device)
     if real is None and any(PROTOCOLS[metric].paired for metric in flags.metrics):
-        real = of_data(model.config.data, flags.split).first(flags.n_real)
+        real = of_data(model.config.data, flags.split).part(flags.n_real)
     count = flags.n_fake or min(MOST, MOST if real is None else real.count)
     state = checkpoints.read_state(checkpoint)
     about = {"kimg": state["samples_seen"] / 1000, "step": state["step"]}

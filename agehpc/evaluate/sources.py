@@ -5,7 +5,7 @@ Shapes: C channels, S (H, W) or (T, H, W).
 
 import hashlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,18 +39,24 @@ class Source:
     count: int
     identity: Identity
     """What tells these samples from others, wherever they lie."""
-    read: Callable[[range], list[Tensor]]
-    """Samples as uint8 [C, S] in 0..255; C is 1 or 3, sizes may differ."""
+    read: Callable[[Sequence[int]], list[Tensor]]
+    """Samples by number, as uint8 [C, S] in 0..255; C is 1 or 3, sizes may differ."""
 
-    def first(self, count: int | None) -> "Source":
-        """The first `count` samples; UsageError where there are fewer."""
-        if count is None or count == self.count:
+    def part(self, count: int | None) -> "Source":
+        """`count` of the samples, evenly spaced, for their order may be by class; None is all.
+
+        UsageError where there are fewer.
+        """
+        total = self.count
+        if count is None or count == total:
             return self
-        if count > self.count:
-            raise UsageError(
-                f"{self.where} has {self.count} samples, fewer than the {count} wanted"
-            )
-        return Source(self.where, self.kind, count, self.identity, self.read)
+        if count > total:
+            raise UsageError(f"{self.where} has {total} samples, fewer than the {count} wanted")
+
+        def read(numbers: Sequence[int]) -> list[Tensor]:
+            return self.read([number * total // count for number in numbers])
+
+        return Source(self.where, self.kind, count, {**self.identity, "of": total}, read)
 
 
 def open_source(place: str, split: Split, *, allow_pipe: bool = False) -> Source:
@@ -101,7 +107,7 @@ def of_data(given: Any, split: Split) -> Source:
     if not count:
         raise DataError(f"the {split} split of {data.where} is empty; choose another with --split")
 
-    def read(numbers: range) -> list[Tensor]:
+    def read(numbers: Sequence[int]) -> list[Tensor]:
         batch = samples_at(data, split=split, positions=numbers)
         return list(batch.pixels if batch.second is None else batch.second)
 
@@ -128,7 +134,7 @@ def of_folder(folder: Path) -> Source:
         digest.update(hashlib.sha256(data).digest())
         grey = grey and has_one_channel(data) is True
 
-    def read(numbers: range) -> list[Tensor]:
+    def read(numbers: Sequence[int]) -> list[Tensor]:
         return [_picture(pictures[number], 1 if grey else 3) for number in numbers]
 
     identity: Identity = {"folder": digest.hexdigest()[:32]}
@@ -159,8 +165,8 @@ def of_array(file: Path) -> Source:
             "[N, T, H, W, C] or [N, C, T, H, W] of 1 or 3 channels"
         )
 
-    def read(numbers: range) -> list[Tensor]:
-        part = torch.from_numpy(np.array(x[numbers.start : numbers.stop]))
+    def read(numbers: Sequence[int]) -> list[Tensor]:
+        part = torch.from_numpy(np.array(x[list(numbers)]))
         return list(part.movedim(-1, 1) if layout == "last" else part)
 
     with file.open("rb") as opened:
@@ -203,7 +209,8 @@ def of_run(model: Model, count: int, seed: int, where: str) -> Source:
     if not model.can("sample"):
         raise model.system.lacks("sample")
 
-    def read(numbers: range) -> list[Tensor]:
+    def read(numbers: Sequence[int]) -> list[Tensor]:
+        assert isinstance(numbers, range), "draws are made in a row"
         made = model.sample(len(numbers), seed, numbers.start)
         return list(torch.from_numpy(to_uint8(made)))
 

@@ -126,8 +126,12 @@ def test_shards_hold_the_pictures_they_were_packed_from(tmp_path: Path):
     assert sorted(map(bytes, found.numpy())) == sorted(map(bytes, wanted.numpy().copy()))
 
 
-def test_too_few_for_what_is_wanted(tmp_path: Path):
-    source = open_source(str(folder_of(tmp_path, pixels(3))), "train")
-    assert source.first(2).count == 2
-    with pytest.raises(UsageError, match=r"has 3 samples, fewer than the 4 wanted"):
-        source.first(4)
+def test_a_part_is_evenly_spaced(tmp_path: Path):
+    source = open_source(str(folder_of(tmp_path, pixels(7))), "train")
+    part = source.part(3)
+    assert part.count == 3
+    assert whole(part).equal(whole(source)[[0, 2, 4]])
+    assert part.identity != source.identity
+    assert source.part(7) is source.part(None) is source
+    with pytest.raises(UsageError, match=r"has 7 samples, fewer than the 8 wanted"):
+        source.part(8)
