@@ -18,6 +18,8 @@ _DIRECTIONS: dict[str, Direction] = {
     "diversity": "higher",
     "frechet_lite0": "lower",
     "fid": "lower",
+    "fid_nvidia": "lower",
+    "fid_clean": "lower",
     "kid": "lower",
     "fvd": "lower",
     "lpips": "lower",
@@ -26,14 +28,22 @@ _DIRECTIONS: dict[str, Direction] = {
     "mmd": "lower",
 }
 
+OF_SETS = (
+    *("fid", "fid_nvidia", "fid_clean", "kid", "inception_score", "precision_recall", "prdc"),
+    *("frechet_lite0", "kid_lite0", "precision_recall_lite0", "prdc_lite0", "fvd"),
+)
+"""Metrics of sets of samples; evaluate/protocols.py says what they are."""
+
 
 def direction(metric: str) -> Direction:
     """Which values of a metric are better; ValueError, naming those known, for another.
 
-    A name ends with what it measures: `reconstruction_psnr_db` is a `psnr_db`.
+    A name ends with what it measures, and then which features: `reconstruction_psnr_db` is a
+    `psnr_db`, `prdc_coverage_lite0` a `coverage`.
     """
+    plain = metric.removesuffix("_lite0")
     for name, better in _DIRECTIONS.items():
-        if metric == name or metric.endswith(f"_{name}"):
+        if name in (metric, plain) or plain.endswith(f"_{name}"):
             return better
     raise ValueError(
         f"--evaluate.best {metric} is no metric whose better values are known; use one of "

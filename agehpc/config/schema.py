@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from agehpc.config.metrics import direction
+from agehpc.config.evaluation import EvaluateConfig
 from agehpc.config.networks import (
     DenseConfig,
     DiscriminatorConfig,
@@ -261,29 +261,6 @@ class PlayerConfig(Section):
     """Largest global norm of its gradient; 0 does not clip."""
     ema: EmaConfig = EmaConfig()
     """Its averaged weights."""
-
-
-class EvaluateConfig(Section):
-    """Figures on the validation split during training."""
-
-    every_kimg: NonNegative = 0.0
-    """Reconstruction PSNR on the validation split every this many kimg; 0 only at the end."""
-    samples: Annotated[int, Field(ge=0)] = 256
-    """Validation samples used, at most; 0 switches it off."""
-    best: str | None = None
-    """Figure of evaluations.jsonl, as reconstruction_psnr_db: the checkpoint of its best value is
-    kept whatever its age, and commands take it with --checkpoint best."""
-
-    @model_validator(mode="after")
-    def _best_is_measured(self) -> "EvaluateConfig":
-        if self.best is not None:
-            direction(self.best)
-            if self.samples == 0:
-                raise ValueError(
-                    f"--evaluate.best {self.best} chooses by what evaluations give, and "
-                    "--evaluate.samples 0 switches them off; raise it, or set --evaluate.best none"
-                )
-        return self
 
 
 class ObserveConfig(Section):

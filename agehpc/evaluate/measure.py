@@ -20,7 +20,7 @@ from agehpc.evaluate.inception_score import inception_score
 from agehpc.evaluate.kernel_distance import kid
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.precision_recall import prdc, precision_recall
-from agehpc.evaluate.protocols import PROTOCOLS, Protocol, Way, fingerprint
+from agehpc.evaluate.protocols import PROTOCOLS, Protocol, Way, figures, fingerprint
 from agehpc.evaluate.sources import Source
 
 FEWEST = {"frechet": 2, "kid": 1000, "precision_recall": 5, "prdc": 7}
@@ -169,8 +169,7 @@ def _values(
         yield metric, *kid(real, fake)
         return
     function = precision_recall if protocol.statistic == "precision_recall" else prdc
-    suffix = metric.removeprefix(protocol.statistic)
     assert protocol.k is not None
-    for name, value in function(real, fake, k=protocol.k).items():
-        prefix = "prdc_" if function is prdc else ""
-        yield f"{prefix}{name}{suffix}", value, None
+    values = function(real, fake, k=protocol.k)
+    for name, value in zip(figures(metric), values.values(), strict=True):
+        yield name, value, None

@@ -77,6 +77,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "fvd": Protocol("frechet", "i3d", takes="video", ddof=0, form="moments"),
 }
 """Metrics of sets of samples by name. Of video those of images are taken on its frames."""
+PARTS = {
+    "precision_recall": ("precision", "recall"),
+    "prdc": ("prdc_precision", "prdc_recall", "prdc_density", "prdc_coverage"),
+}
+"""Values of statistics that give several."""
 
 
 def protocol(metric: str) -> Protocol:
@@ -88,6 +93,15 @@ def protocol(metric: str) -> Protocol:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROTOCOLS)}"
         raise UsageError(f"--metrics {metric}: no such metric; {hint}")
     return PROTOCOLS[metric]
+
+
+def figures(metric: str) -> tuple[str, ...]:
+    """Return the names of the values that a metric gives: precision and recall are one metric."""
+    statistic = protocol(metric).statistic
+    if statistic not in PARTS:
+        return (metric,)
+    suffix = metric.removeprefix(statistic)
+    return tuple(f"{name}{suffix}" for name in PARTS[statistic])
 
 
 def fingerprint(
