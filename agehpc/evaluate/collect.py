@@ -62,7 +62,7 @@ def collect(
         order.append(torch.arange(numbers.start, numbers.stop).repeat_interleave(each))
     result: dict[Want, Kept] = {w: kept.combined() for w, kept in moments.items()}
     for want, kept in rows.items():
-        result[want] = _gathered(kept, order, extractor.sizes[want.output])
+        result[want] = gathered(kept, order, extractor.sizes[want.output])
     return result
 
 
@@ -87,7 +87,7 @@ def _joined(found: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
 
-def _gathered(own: list[Tensor], order: list[Tensor], features: int) -> Tensor:
+def gathered(own: list[Tensor], order: list[Tensor], features: int) -> Tensor:
     """The rows of all ranks in the order of their samples. Collective."""
     rows_NF = torch.cat([torch.empty(0, features), *own])
     order_N = torch.cat([torch.empty(0, dtype=torch.int64), *order])

@@ -17,7 +17,7 @@ from agehpc.cluster.environment import resolve
 from agehpc.config.schema import Section
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.evaluate.compare import LOG, append, side_by_side
-from agehpc.evaluate.protocols import PROTOCOLS, Way, digest, protocol
+from agehpc.evaluate.protocols import OF_MODEL, PROTOCOLS, Way, check_names, digest, figures
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agehpc.cluster.groups import Ranks
     from agehpc.evaluate.features.base import Extractor
     from agehpc.evaluate.measure import Figure
+    from agehpc.evaluate.of_model import OfModel
     from agehpc.evaluate.sources import Source
 
 MOST = 50_000  # samples that are generated unless more are asked for
@@ -33,18 +34,32 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Opened(NamedTuple):
-    """What is compared."""
+    """What is measured."""
 
     about: "dict[str, Any]"
+    """For the rows."""
     real: "Source | None"
-    fake: "Source"
+    fake: "Source | None"
+    """None where no metric is of sets."""
+    own: "OfModel | None" = None
+
+    @property
+    def told(self) -> "list[str]":
+        """Lines that say what is measured."""
+        lines = []
+        if self.fake is not None:
+            against = (
+                "" if self.real is None else f" against {self.real.count} of {self.real.where}"
+            )
+            lines.append(f"{self.fake.count} of {self.fake.where}{against}")
+        return lines + ([] if self.own is None else [self.own.told])
 
 
 class EvaluateFlags(Section):
     """Score what a run generates, or any two sets of samples; on as many ranks as are started."""
 
     metrics: tuple[str, ...] = ("frechet_lite0",)
-    """Metrics of sets of samples; `--metrics list` prints them all."""
+    """What to measure; `--metrics list` prints all there is."""
     real: str | None = None
     """Real samples: shards, a folder of pictures, a .npy or .npz file; default the run's shards."""
     fake: str | None = None
@@ -55,6 +70,10 @@ class EvaluateFlags(Section):
     """Real samples, evenly spaced over all; default all."""
     n_fake: Count | None = None
     """Generated samples; default of RUN as many as real ones, at most 50000, else all."""
+    rebuilt_split: Literal["validation", "train"] = "validation"
+    """Split of RUN's shards whose reconstructions and latents are measured."""
+    n_rebuilt: Count | None = None
+    """Samples of it, the first ones; default all."""
     checkpoint: str = "latest"
     """Checkpoint of RUN: latest, best (of a run trained with --evaluate.best), all, or a name as
     step-00001000."""
@@ -96,8 +115,7 @@ def main(argv: list[str]) -> int:
         flags = parse_command(words, prog="agehpc evaluate [RUN]", model=EvaluateFlags)
         if flags.metrics == ("list",):
             return _list()
-        for metric in flags.metrics:
-            protocol(metric)
+        check_names(flags.metrics)
         if flags.prefetch:
             return _prefetch(flags)
         if flags.compare:
@@ -114,6 +132,7 @@ def main(argv: list[str]) -> int:
 
 def _list() -> int:
     rows = {name: f"{p.statistic} of {p.extractor} {p.output}" for name, p in PROTOCOLS.items()}
+    rows |= dict.fromkeys(OF_MODEL, "of a run's reconstructions and latents")
     width = max(map(len, rows))
     sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items())
     return EXIT_DONE
@@ -127,7 +146,8 @@ def _prefetch(flags: EvaluateFlags) -> int:
 
 
 def _compare(flags: EvaluateFlags) -> int:
-    rows = side_by_side([Path(run) for run in flags.compare], flags.metrics)
+    names = [name for metric in flags.metrics for name in figures(metric)]
+    rows = side_by_side([Path(run) for run in flags.compare], names)
     if flags.json_:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return EXIT_DONE
@@ -144,14 +164,26 @@ def _check(run: Path | None, flags: EvaluateFlags) -> None:
         )
     if run is not None and flags.fake is not None:
         raise UsageError(f"--fake {flags.fake} and the run {run}: only one of them is scored")
-    used = {PROTOCOLS[metric].extractor for metric in flags.metrics}
+    alone = [metric for metric in flags.metrics if metric in OF_MODEL]
+    if run is None and alone:
+        raise UsageError(f"--metrics {alone[0]} is of a run: agehpc evaluate RUN")
+    used = {PROTOCOLS[metric].extractor for metric in _of_sets(flags)}
+    used |= {"alexnet"} if "lpips" in alone else set()
     for text in flags.weights:
         name, _, path = text.partition("=")
         if not path or name not in used:
             raise UsageError(
-                f"--weights {text}: NAME=PATH is wanted, NAME one of {', '.join(sorted(used))}, "
-                "which the metrics look through"
+                f"--weights {text}: NAME=PATH is wanted, NAME of what the metrics look through: "
+                f"{', '.join(sorted(used)) or 'nothing'}"
             )
+
+
+def _of_sets(flags: EvaluateFlags) -> tuple[str, ...]:
+    return tuple(metric for metric in flags.metrics if metric in PROTOCOLS)
+
+
+def _given(flags: EvaluateFlags) -> dict[str, Path]:
+    return {name: Path(path) for name, _, path in (text.partition("=") for text in flags.weights)}
 
 
 def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
@@ -166,23 +198,27 @@ def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
 
         def opened(checkpoint: Path | None = checkpoint) -> "Opened":
             found = _opened(checkpoint, flags, ranks.device)
-            check(flags.metrics, found.real, found.fake)
-            for way in dict.fromkeys(PROTOCOLS[metric].way for metric in flags.metrics):
+            if found.fake is not None:
+                check(_of_sets(flags), found.real, found.fake)
+            for way in dict.fromkeys(PROTOCOLS[metric].way for metric in _of_sets(flags)):
                 if way not in extractors:
                     extractors[way] = _extractor(way, flags, ranks.device)
             return found
 
-        about, real, fake = _agreed(opened)
+        found = _agreed(opened)
         if speaks and not flags.json_:
-            against = "" if real is None else f" against {real.count} of {real.where}"
-            sys.stdout.write(f"{fake.count} of {fake.where}{against}\n")
+            sys.stdout.writelines(f"{line}\n" for line in found.told)
         if flags.dry_run:
             continue
-        given = flags.metrics, real, fake, extractors
-        for figure in measure(*given, batch=flags.batch, cache=cache):
-            rows.append(about | _row(figure))
-            if speaks and not flags.json_:
-                sys.stdout.write(_line(figure))
+        figures = []
+        if found.fake is not None:
+            given = _of_sets(flags), found.real, found.fake, extractors
+            figures += measure(*given, batch=flags.batch, cache=cache)
+        if found.own is not None:
+            figures += found.own.measure(flags.batch)
+        rows += [found.about | _row(figure) for figure in figures]
+        if speaks and not flags.json_:
+            sys.stdout.writelines(map(_line, figures))
     if speaks and run is not None and rows:
         append(run / LOG, rows)
     if speaks and flags.json_:
@@ -215,6 +251,7 @@ def _checkpoints(run: Path | None, flags: EvaluateFlags) -> list[Path | None]:
 
 def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device") -> "Opened":
     """What is compared, opened: facts for its rows, real and generated samples."""
+    from agehpc.evaluate.of_model import OfModel
     from agehpc.evaluate.sources import Source, of_data, of_run, open_source
 
     def at(place: str, count: int | None) -> Source:
@@ -229,21 +266,25 @@ def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device
 
     run = checkpoint.parent.parent
     model = load(run, checkpoint=checkpoint.name, device=device)
-    if real is None and any(PROTOCOLS[metric].paired for metric in flags.metrics):
-        real = of_data(model.config.data, flags.split).part(flags.n_real)
-    count = flags.n_fake or min(MOST, MOST if real is None else real.count)
     state = checkpoints.read_state(checkpoint)
-    about = {"kimg": state["samples_seen"] / 1000, "step": state["step"]}
-    fake = of_run(model, count, flags.seed, f"{run} at {checkpoint.name}")
-    return Opened(about | {"checkpoint": checkpoint.name}, real, fake)
+    about: dict[str, Any] = {"kimg": state["samples_seen"] / 1000, "step": state["step"]}
+    about["checkpoint"] = checkpoint.name
+    own = fake = None
+    if alone := [metric for metric in flags.metrics if metric in OF_MODEL]:
+        own = OfModel(alone, model, flags.rebuilt_split, flags.n_rebuilt, _given(flags))
+    if of_sets := _of_sets(flags):
+        if real is None and any(PROTOCOLS[metric].paired for metric in of_sets):
+            real = of_data(model.config.data, flags.split).part(flags.n_real)
+        count = flags.n_fake or min(MOST, MOST if real is None else real.count)
+        fake = of_run(model, count, flags.seed, f"{run} at {checkpoint.name}")
+    return Opened(about, real, fake, own)
 
 
 def _extractor(way: "Way", flags: EvaluateFlags, device: "torch.device") -> "Extractor":
     from agehpc.evaluate.features.base import build
 
-    given = dict(text.split("=", 1) for text in flags.weights)
     name, resize = way
-    return build(name, device, Path(given[name]) if name in given else None, resize)
+    return build(name, device, _given(flags).get(name), resize)
 
 
 def _row(figure: "Figure") -> dict[str, Any]:

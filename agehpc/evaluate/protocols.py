@@ -3,9 +3,10 @@
 Imports nothing heavy, so that help answers at once.
 """
 
+import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -77,6 +78,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "fvd": Protocol("frechet", "i3d", takes="video", ddof=0, form="moments"),
 }
 """Metrics of sets of samples by name. Of video those of images are taken on its frames."""
+OF_MODEL: Mapping[str, tuple[str, ...]] = {
+    "psnr_db": ("encode", "generate"),
+    "ssim": ("encode", "generate"),
+    "ms_ssim": ("encode", "generate"),
+    "lpips": ("encode", "generate"),
+    "latent_mse": ("encode", "generate"),
+    "prior_match": ("encode",),
+}
+"""Metrics of a run's reconstructions and latents, and what its system must be able to."""
+PRIOR = tuple(f"prior_{name}" for name in ("mmd", "mmd_draws", "ks", "ks_p", "ks_rejected"))
 PARTS = {
     "precision_recall": ("precision", "recall"),
     "prdc": ("prdc_precision", "prdc_recall", "prdc_density", "prdc_coverage"),
@@ -84,20 +95,21 @@ PARTS = {
 """Values of statistics that give several."""
 
 
-def protocol(metric: str) -> Protocol:
-    """Return a metric's protocol; UsageError for an unknown one."""
-    if metric not in PROTOCOLS:
-        import difflib
-
-        close = difflib.get_close_matches(metric, PROTOCOLS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROTOCOLS)}"
-        raise UsageError(f"--metrics {metric}: no such metric; {hint}")
-    return PROTOCOLS[metric]
+def check_names(metrics: Iterable[str]) -> None:
+    """Raise UsageError for a metric that there is not."""
+    known = [*PROTOCOLS, *OF_MODEL]
+    for metric in metrics:
+        if metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise UsageError(f"--metrics {metric}: no such metric; {hint}")
 
 
 def figures(metric: str) -> tuple[str, ...]:
     """Return the names of the values that a metric gives: precision and recall are one metric."""
-    statistic = protocol(metric).statistic
+    if metric in OF_MODEL:
+        return PRIOR if metric == "prior_match" else (f"rebuilt_{metric}",)
+    statistic = PROTOCOLS[metric].statistic
     if statistic not in PARTS:
         return (metric,)
     suffix = metric.removeprefix(statistic)
@@ -116,7 +128,7 @@ def fingerprint(
         real: the identity of what is compared with.
         counts: numbers of real and of generated samples.
     """
-    own = {name: value for name, value in asdict(protocol(metric)).items() if value is not None}
+    own = {name: value for name, value in asdict(PROTOCOLS[metric]).items() if value is not None}
     own = {name: own[name] for name in own if name not in ("form", "takes", "extractor", "resize")}
     return {"metric": metric, **own, "every_frame": frames, **extractor, **real, **counts}
 

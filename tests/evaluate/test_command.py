@@ -133,7 +133,7 @@ def refused_by(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
         (["--real", "a", "--fake", "b", "--n-fake", "151"], "fewer than the 151 wanted"),
         (["--real", "a", "--fake", "b", "--metrics", "fid"], "weights of inception are missing"),
         (["--real", "a", "--fake", "b", "--weights", "lite0"], "--weights lite0: NAME=PATH"),
-        (["--real", "a", "--fake", "b", "--weights", "i3d=x"], "NAME one of lite0"),
+        (["--real", "a", "--fake", "b", "--weights", "i3d=x"], "the metrics look through: lite0"),
         (["--real", "a", "--fake", "x"], "x does not exist"),
         (["runs/none"], "runs/none"),
         (["--prefetch", "lite"], "no weights named 'lite'; did you mean lite0?"),

@@ -105,7 +105,8 @@ def make_run(folder: Path, shards: Path, *, latent: int = LATENT, **model: Any) 
     folder.mkdir(parents=True, exist_ok=True)
     write_run_config(folder, config)
     averaged = {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
-    checkpoints.write(folder, 1, {"ema": averaged, "critics": critics.state_dict()}, {})
+    tensors = {"ema": averaged, "critics": critics.state_dict()}
+    checkpoints.write(folder, 1, tensors, {"step": 1, "samples_seen": 8})
     return folder
 
 

@@ -1,0 +1,60 @@
+"""Metrics of what the averaged model generates, beside training: every rank takes its share."""
+
+import torch.distributed as dist
+
+from agehpc.cluster.collectives import raise_together
+from agehpc.cluster.groups import Ranks
+from agehpc.config.schema import Config
+from agehpc.errors import AgehpcError
+from agehpc.evaluate import reference
+from agehpc.evaluate.features.base import Extractor, build
+from agehpc.evaluate.measure import Figure, check, measure
+from agehpc.evaluate.protocols import PROTOCOLS, Way, figures
+from agehpc.evaluate.sources import of_data, of_run
+from agehpc.trained import Model
+
+BATCH = {"image": 32, "video": 4}
+"""Samples that a rank generates at once."""
+
+
+class Scorer:
+    """The metrics that a run is to be measured by. Every method is collective.
+
+    What is missing (weights, packages, samples) is an error when it is made, before any training.
+
+    Args:
+        config: the run's, data filled in, with `evaluate.metrics`.
+        ranks: this process's place and device.
+        model: rank 0's averaged model, which is measured; other ranks have none.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks, model: Model | None) -> None:
+        self._batch = BATCH[config.data.kind]
+        self._metrics = config.evaluate.metrics
+        self._model = Model(config, ranks.device) if model is None else model
+        self._extractors: dict[Way, Extractor] = {}
+        error = None
+        try:
+            everything = of_data(config.data, "train")
+            self._real = everything.part(min(config.evaluate.generated, everything.count))
+            self._fake = of_run(
+                self._model, config.evaluate.generated, config.run.seed, "generated samples"
+            )
+            check(self._metrics, self._real, self._fake)
+            for name, resize in dict.fromkeys(PROTOCOLS[m].way for m in self._metrics):
+                self._extractors[name, resize] = build(name, ranks.device, resize=resize)
+        except (AgehpcError, OSError) as raised:
+            error = raised
+        raise_together(error)
+
+    @property
+    def figures(self) -> set[str]:
+        """Names of the values that `score` gives."""
+        return {name for metric in self._metrics for name in figures(metric)}
+
+    def score(self) -> list[Figure]:
+        """Measure rank 0's model as it is."""
+        for tensor in self._model.state().values():
+            dist.broadcast(tensor, src=0)
+        given = self._metrics, self._real, self._fake, self._extractors
+        return measure(*given, batch=self._batch, cache=reference.folder())
