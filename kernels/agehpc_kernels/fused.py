@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from agehpc_kernels import ranks
 from agehpc_kernels.choice import layer, way
@@ -81,9 +82,10 @@ def bn_leaky_relu(
     if by == "torch":
         given = x, weight, bias, running_mean, running_var
         return _by_torch(*given, training, momentum, eps, slope, order)
-    # Not for a tensor that stands for another, as a FakeTensor, nor for statistics kept narrow.
-    plain = type(x) is Tensor and (running_mean is None or running_mean.dtype in _WIDE)
-    if by == "layer" and training and plain and not isinstance(momentum, Tensor):
+    # Not for a tensor that stands for another, as a FakeTensor, nor under a mode that traces: it
+    # would see memory being made and not what is written there. Nor for statistics kept narrow.
+    plain = type(x) is Tensor and not is_in_torch_dispatch_mode()
+    if by == "layer" and training and plain and _moves(running_mean, running_var, momentum):
         first, output = order == "activation_first", save == "output"
         given = x, weight, bias, running_mean, running_var
         return layer()(*given, momentum, eps, slope, first, output)
@@ -95,6 +97,13 @@ def bn_leaky_relu(
     if training and running_mean is not None and running_var is not None and (values or sync):
         _track(running_mean, running_var, moments_3C, momentum, sync)
     return y
+
+
+def _moves(mean: Tensor | None, var: Tensor | None, momentum: float | Tensor) -> bool:
+    """Return whether a layer of its own node can move these statistics."""
+    if isinstance(momentum, Tensor):
+        return False
+    return mean is None or var is None or (mean.dtype in _WIDE and var.dtype in _WIDE)
 
 
 def _by_torch(

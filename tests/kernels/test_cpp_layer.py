@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from agehpc_kernels import backend, bn_leaky_relu
 from agehpc_kernels.form import Save
@@ -35,7 +36,15 @@ def test_runs_where_nothing_speaks_against_it():
     assert node(x) == node(x, None, None, mean, var) == "CppFunction"
     assert node(x, None, None, mean, var, momentum=torch.tensor(0.1)) == "ForwardBackward"
     assert node(x, None, None, mean.half(), var.half()) == "ForwardBackward"
+    assert node(x, None, None, mean, var.half()) == "ForwardBackward"
     assert node(x, None, None, mean, var, training=False) == "ForwardBackward"
+
+
+def test_a_trace_of_real_tensors_computes():
+    """Tracing sees operators: of the node it would keep the making of y and none of its values."""
+    x, other = (draw((4, 20, 8, 8), seed, torch.float32) for seed in (0, 1))
+    trace = make_fx(lambda x: bn_leaky_relu(x))(x)
+    torch.testing.assert_close(trace(other), bn_leaky_relu(other))
 
 
 @pytest.mark.parametrize("affine", ["both", "weight", "bias", "none"])
