@@ -44,7 +44,8 @@ inline std::tuple<Tensor, Tensor> differentiable_backward(const Tensor& dy, cons
 // A row of the sums as the gradient of a parameter. Written out: torch's own way of an indexing and
 // a cast shows in the time of a small layer.
 inline Tensor row(const Tensor& sums_2C, int64_t index, const Tensor& parameter) {
-  if (sums_2C.requires_grad()) return sums_2C[index].to(parameter.scalar_type());
+  if (sums_2C.requires_grad() || !sums_2C.has_storage())
+    return sums_2C[index].to(parameter.scalar_type());
   const int64_t C = sums_2C.size(1);
   const Tensor out = at::empty({C}, parameter.options());
   const double* from = sums_2C.const_data_ptr<double>() + index * C;
@@ -85,7 +86,8 @@ class Layer : public torch::autograd::Function<Layer> {
     const Kind kind{ctx->saved_data["first"].toBool(), ctx->saved_data["output"].toBool()};
     const Tensor dy = grads[0].defined() ? grads[0] : at::zeros_like(kept);
     Tensor dx, sums_2C;
-    if (at::GradMode::is_enabled() || grads[1].defined()) {
+    // Without storage: many gradients at once, under vmap, which the operators take apart.
+    if (at::GradMode::is_enabled() || grads[1].defined() || !dy.has_storage()) {
       std::tie(dx, sums_2C) =
           differentiable_backward(dy, grads[1], kept, stats_3C, weight, bias, slope, kind);
     } else if (ctx->needs_input_grad(0)) {

@@ -103,3 +103,17 @@ def test_second_derivatives_with_weight_or_bias_alone(affine: str, order: str, s
         sides.append([t.detach() for t in (*first, *second)])
     for found, wanted in zip(*sides, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-7 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_many_gradients_at_once(frozen: bool):
+    """As in a vectorised Jacobian: what autograd sends is no tensor with memory."""
+    x, dy = (draw((4, 20, 6, 6), seed, torch.float64) for seed in (1, 2))
+    weight, bias = (draw((20,), seed, torch.float64).requires_grad_() for seed in (3, 4))
+    leaves = [weight, bias, *([] if frozen else [x.requires_grad_()])]
+    y = bn_leaky_relu(x, weight, bias)
+    many = torch.stack([dy, dy.square()])
+    found = torch.autograd.grad(y, leaves, many, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, leaves, each, retain_graph=True) for each in many]
+    for all_at_once, singly in zip(found, zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(all_at_once, torch.stack(singly))
