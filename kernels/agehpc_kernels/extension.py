@@ -79,7 +79,12 @@ def cache() -> Path:
     """
     if own := os.environ.get(VARIABLE):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "agehpc_kernels")
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared, "agehpc_kernels")
+    try:
+        return Path.home() / ".cache" / "agehpc_kernels"
+    except RuntimeError as error:  # a container's user without an entry and without HOME
+        raise Unavailable(f"the user has no home for the cache; set {VARIABLE}") from error
 
 
 def _key(sources: Sequence[Path], flags: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -187,3 +188,14 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert extension.cache() == tmp_path / "agehpc_kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert extension.cache() == Path.home() / ".cache/agehpc_kernels"
+
+
+def test_a_user_without_a_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(user: int) -> None:
+        raise KeyError(user)
+
+    for variable in (extension.VARIABLE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", fail)
+    with pytest.raises(Unavailable, match=f"no home for the cache; set {extension.VARIABLE}"):
+        load("tiny", [source])
