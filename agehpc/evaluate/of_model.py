@@ -4,6 +4,7 @@ Shapes: B batch, C channels, S (H, W) or (T, H, W), N samples, Z latent size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agehpc.data.loader import Batch, validation_batches
 from agehpc.data.mixture import read_shards
 from agehpc.data.pixels import to_float
 from agehpc.data.shards import Split
-from agehpc.errors import DataError
+from agehpc.errors import DataError, UsageError
 from agehpc.evaluate.collect import gathered
 from agehpc.evaluate.measure import Figure
 from agehpc.evaluate.pictures import Lpips, ms_ssim, scales_of
@@ -54,6 +55,10 @@ class OfModel:
             for use in OF_MODEL[metric]:
                 if not model.can(use):
                     raise model.system.lacks(use)
+        if "prior_match" in metrics and find_spec("scipy") is None:
+            raise UsageError(
+                "prior_match needs scipy, which is not installed: pip install 'agehpc[evaluate]'"
+            )
         self._metrics, self._model = metrics, model
         self._split: Split = split
         self._data = check_data(model.config.data, manifest := read_shards(model.config.data))
