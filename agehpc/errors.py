@@ -66,6 +66,6 @@ class RunError(AgehpcError):
 
 
 class DivergedError(AgehpcError):
-    """A loss or gradient that is no longer finite."""
+    """Training has gone wrong: figures not finite or beyond their bounds, samples all alike."""
 
     exit_code = EXIT_DIVERGED

@@ -1,8 +1,34 @@
 """How long a run trains, in which batches, and what it keeps."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from agehpc.config.section import Count, Positive, Section
+
+
+class GuardConfig(Section):
+    """When training has gone wrong, and what is done then; a figure that is not finite always has.
+
+    With none a bound is switched off.
+    """
+
+    action: Literal["stop", "rollback"] = "stop"
+    """stop ends the run with exit code 3; rollback goes on from the last good checkpoint, with
+    lower learning rates and the samples that come next."""
+    loss: Positive | None = 1e8
+    """Largest absolute value of a loss, or another figure of the turns, averaged over a tick."""
+    gradient: Positive | None = 1e6
+    """Largest norm of a player's gradient in a tick, before clipping."""
+    diversity: Positive | None = 0.05
+    """Least mean distance between samples of the averaged model, as a share of that between real
+    ones; counts once it was reached."""
+    patience: Count = 3
+    """Looks at samples (grids, evaluations) in a row below that diversity that are a collapse."""
+    lr_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """What a rollback multiplies every player's learning rate by."""
+    rollbacks: Count = 3
+    """Rollbacks of a run, at most; then it stops."""
 
 
 class TrainConfig(Section):
@@ -25,3 +51,5 @@ class TrainConfig(Section):
     """A checkpoint every this many kimg, and one at the end."""
     keep_last: Count = 2
     """Checkpoints kept."""
+    guard: GuardConfig = GuardConfig()
+    """Against divergence and collapse."""

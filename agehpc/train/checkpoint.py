@@ -1,7 +1,7 @@
 """From engines to a checkpoint on disk, and back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from agehpc import checkpoints
 from agehpc.best import Best
 from agehpc.cluster.collectives import together
 from agehpc.config.schema import Config, identity_hash
-from agehpc.errors import DivergedError, RunError
+from agehpc.errors import RunError
 from agehpc.models.ema import Ema
 from agehpc.systems.base import System
 from agehpc.train.engines import Engine
-from agehpc.train.progress import Progress
+from agehpc.train.guard import Trouble, not_finite
+from agehpc.train.progress import Progress, progress_of
+from agehpc.train.rollback import last_good
 from agehpc.train.snapshot import Snapshot
 
 
@@ -46,8 +48,9 @@ def save(
     emas: Mapping[str, Ema],
     snapshot: Snapshot | None,
     best: Best | None,
-) -> Path:
-    """Write a checkpoint and remove old ones. Collective.
+    quiet: int,
+) -> Path | Trouble:
+    """Write a checkpoint and remove old ones; what is not finite is not written. Collective.
 
     Norm statistics become the average over ranks, here and in the live modules.
 
@@ -60,6 +63,8 @@ def save(
         emas: averages of the players that keep them.
         snapshot: rank 0's; it takes the model's averaged weights. None on other ranks.
         best: the best checkpoint, maybe this one; it stays.
+        quiet: step of the last quiet tick. Where the guard may go back, the checkpoint that is
+            good by it stays too.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, engine in engines.items():
@@ -78,29 +83,32 @@ def save(
         "world_size": dist.get_world_size(),
     }
 
-    def write() -> Path:
+    def write() -> Path | Trouble:
         assert snapshot is not None
-        _refuse_non_finite(tensors, progress)
+        if trouble := _not_finite(tensors, progress):
+            return trouble
         tensors["ema"] = snapshot.refresh(averaged)
         path = checkpoints.write(run, progress.step, tensors, state)
         checkpoints.export(run, path)
         if best is not None and best.step == progress.step:
             bests.write(run, best)  # before it, a kill leaves the one before; both are there
-        checkpoints.prune(run, config.train.keep_last, bests.kept(best))
+        kept = bests.kept(best)
+        if config.train.guard.action == "rollback" and (good := last_good(run, quiet)):
+            kept.add(good.name)
+        checkpoints.prune(run, config.train.keep_last, kept)
         return path
 
     return together(write)
 
 
-def _refuse_non_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> None:
+def _not_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> Trouble | None:
     # Losses tell of the weights before the step: an overflow in its backward shows here first.
     for file, values in tensors.items():
         for name, value in values.items():
-            if not value.isfinite().all():
-                raise DivergedError(
-                    f"{name} of {file} is no longer finite at step {progress.step}, which was not "
-                    "saved: lower --players.*.optim.lr, or set --players.*.clip"
-                )
+            finite = value.isfinite()
+            if not finite.all():
+                return not_finite(f"{name} of {file}", float(value[~finite][0]), progress.step)
+    return None
 
 
 def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.Module]) -> Progress:
@@ -117,7 +125,13 @@ def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.M
         )
     for name, module in modules.items():
         module.load_state_dict(checkpoints.read_tensors(checkpoint, name))
-    return Progress(**{field.name: state[field.name] for field in fields(Progress)})
+    return progress_of(state)
+
+
+def restore_weights(checkpoint: Path, engines: Mapping[str, Engine]) -> None:
+    """Load weights and buffers into engines that have trained. Every rank must call it."""
+    for name, engine in engines.items():
+        engine.load_weights(checkpoints.read_tensors(checkpoint, name))
 
 
 def restore_engines(

@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -104,6 +104,7 @@ class Engine:
         if bound is not None:
             # In the optimizer, as ZeRO's shards of the weights live there alone.
             optimizer.register_step_post_hook(lambda adam, *_: _clip(adam, bound))
+        self._largest = torch.zeros((), device=device)
         self._engine, *_ = self._deepspeed.initialize(
             model=self.module,
             optimizer=optimizer,
@@ -123,7 +124,33 @@ class Engine:
 
     def step(self) -> None:
         """One micro-batch is over: DeepSpeed updates the weights at the last of a step."""
-        self._engine.step()
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return
+        if self.stage == 0:
+            norm = nn.utils.get_total_norm(
+                p.grad for p in self.module.parameters() if p.grad is not None
+            )
+            self._engine.step()
+        else:
+            self._engine.step()
+            # Infinite where DeepSpeed left a step out because of a gradient that is not finite.
+            norm = self._engine.get_global_grad_norm()
+        norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device)
+        self._largest = torch.maximum(self._largest, norm)
+
+    def take_largest_norm(self) -> Tensor:
+        """Largest gradient norm, before clipping, of the steps since the last call: a scalar.
+
+        NaN or infinite where a gradient was not finite. Not collective.
+        """
+        largest, self._largest = self._largest, torch.zeros_like(self._largest)
+        return largest
+
+    def set_rate(self, lr: float) -> None:
+        """Take steps with another learning rate. Not collective."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -166,6 +193,27 @@ class Engine:
             flat[: whole[name].numel()] = whole[name].flatten()
             parts[name] = flat.view(-1, shard.numel())[dist.get_rank()].to(self.device)
         return parts
+
+    def load_weights(self, whole: Mapping[str, Tensor]) -> None:
+        """Set the weights and the running statistics, as a checkpoint holds them."""
+        utils, zero = self._deepspeed.utils, self._deepspeed.zero
+        parameters = self._parameters()
+        mine = self.scatter({name: whole[name] for name, _ in parameters})
+        # At stages 1 to 3 the optimizer steps on a copy, in shards.
+        with torch.no_grad():
+            if self.stage == 3:
+                with zero.GatheredParameters([p for _, p in parameters], modifier_rank=0):
+                    for name, p in parameters:
+                        if dist.get_rank() == 0:
+                            p.copy_(whole[name])
+                for name, p in parameters:
+                    utils.safe_set_local_fp32_param(p, mine[name])
+            else:
+                for name, p in parameters:
+                    p.copy_(mine[name])
+                    utils.safe_set_full_fp32_param(p, mine[name])
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(whole[name])
 
     def weights(self) -> dict[str, Tensor]:
         """Whole float32 weights by parameter name."""

@@ -24,20 +24,22 @@ from agehpc.errors import (
     EXIT_RESTART,
     ConfigError,
     DataError,
-    DivergedError,
 )
 from agehpc.models.ema import Ema, decay
 from agehpc.models.kernels import choose
-from agehpc.observe.console import Console, Status
+from agehpc.observe.console import Console
 from agehpc.observe.throughput import Meter
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
 from agehpc.train import checkpoint as checkpointing
+from agehpc.train import rollback
 from agehpc.train.engines import Engine
+from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch
 from agehpc.train.intake import Intake
 from agehpc.train.progress import Progress, is_due
 from agehpc.train.recorder import Recorder, known_faults
 from agehpc.train.snapshot import Snapshot
+from agehpc.train.status import status_of
 from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
 
@@ -75,8 +77,12 @@ class Trainer:
         torch.manual_seed(config.run.seed)  # weights are equal on all ranks
         modules = self.system.build()
         console.say(f"norms by {self._choose_kernels(modules)}")
+        self.quiet = 0
         if resume_from is not None:
-            self.progress = checkpointing.restore_modules(resume_from, config, modules)
+            restored = checkpointing.restore_modules(resume_from, config, modules)
+            self.progress = together(lambda: rollback.resume(run, restored))
+            # What was gone back to has been found to be good.
+            self.quiet = restored.step + (self.progress.rollbacks > restored.rollbacks)
         self.parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()}
         self.engines = {
             name: Engine(
@@ -90,11 +96,8 @@ class Trainer:
             )
             for name, module in modules.items()
         }
-        self.emas = {
-            name: Ema(engine.local_weights())
-            for name, engine in self.engines.items()
-            if config.players[name].ema.half_life_kimg > 0
-        }
+        self._set_rates()
+        self.emas = self._fresh_averages()
         if resume_from is not None:
             checkpointing.restore_engines(
                 resume_from, self.system, self.engines, self.emas, self.progress.step
@@ -117,6 +120,17 @@ class Trainer:
         )
         self.started = time.monotonic()
         self.sums: dict[str, tuple[Tensor, int]] = {}
+
+    def _set_rates(self) -> None:
+        for name, engine in self.engines.items():
+            engine.set_rate(self.config.players[name].optim.lr * self.progress.lr_scale)
+
+    def _fresh_averages(self) -> dict[str, Ema]:
+        return {
+            name: Ema(engine.local_weights())
+            for name, engine in self.engines.items()
+            if self.config.players[name].ema.half_life_kimg > 0
+        }
 
     def _choose_kernels(self, modules: Mapping[str, nn.Module]) -> str:
         norms, error = "", None
@@ -155,7 +169,10 @@ class Trainer:
                         flag.request("minutes")
                     reason = agree(flag)
                     done = self.progress.samples_seen >= total or reason == "minutes"
-                    self._do_what_is_due(before, done=done, stop=done or reason is not None)
+                    stop = done or reason is not None
+                    if trouble := self._do_what_is_due(before, done=done, stop=stop):
+                        self._go_back(trouble)
+                        done = reason == "minutes"
                     if reason is not None and not done:
                         return EXIT_CODES[reason]
                     if done:
@@ -191,94 +208,125 @@ class Trainer:
         self.meter.add(seen)
         self.console.progress(self.progress.kimg, self.config.train.kimg)
 
-    def _do_what_is_due(self, before: Progress, *, done: bool, stop: bool) -> None:
+    def _do_what_is_due(self, before: Progress, *, done: bool, stop: bool) -> Trouble | None:
         config, now = self.config, self.progress
         saving = stop or is_due(config.train.save_every_kimg, before, now)
         # Before every checkpoint too, so that no sum of losses needs to be saved with it.
         ticking = saving or is_due(config.observe.tick_kimg, before, now)
-        if ticking:
-            self._tick()
+        if ticking and (trouble := self._tick()):
+            return trouble
         rendering = done or is_due(config.observe.samples_every_kimg, before, now)
         measuring = config.evaluate.samples > 0 and (
             done or is_due(config.evaluate.every_kimg, before, now)
         )
         if rendering or measuring:
             with self.meter.span("sample"):
-                better = self._look(rendering=rendering, measuring=measuring)
+                better, diversity = self._look(rendering=rendering, measuring=measuring)
+            self.progress = watch(self.progress, diversity, config.train.guard)
+            if trouble := collapsed(self.progress, diversity, config.train.guard):
+                return trouble
             if better is not None:
+                if not ticking and (trouble := self._tick()):
+                    return trouble
                 self.best = better
-                if not ticking:
-                    self._tick()
                 saving = True
         if saving:
             with self.meter.span("save"):
-                self._save()
+                return self._save()
+        return None
 
-    def _tick(self) -> None:
-        """Fetch the losses, stop if one is not finite, and write them down."""
-        means = mean_over_ranks({n: float(total) / c for n, (total, c) in self.sums.items()})
+    def _tick(self) -> Trouble | None:
+        """Fetch the losses, write them down, and return what is wrong with them."""
+        own = {n: float(total) / c for n, (total, c) in self.sums.items()}
+        for name, engine in self.engines.items():
+            own[GRADIENT + name] = float(engine.take_largest_norm())
+        means = mean_over_ranks(own)
         self.sums = {}
         rates = self.meter.tick()
         data = self.intake.tick(self.progress)
-        wrong = sorted(name for name, value in means.items() if not math.isfinite(value))
-        if wrong:
-            error = DivergedError(
-                f"{', '.join(wrong)} no longer finite at step {self.progress.step}; the newest "
-                f"checkpoint in {self.run} is from before: lower --players.*.optim.lr, or set "
-                "--players.*.clip"
-            )
-            error.silent = not self.speaks
-            raise error
 
         def write() -> None:
             assert self.recorder is not None
             self.recorder.metrics(self.progress, means, rates, data, self.ranks.device)
 
         together(write)  # on a full disk every rank ends, and says so once
-        self.console.tick(
-            Status(
-                kimg=self.progress.kimg,
-                total_kimg=self.config.train.kimg,
-                step=self.progress.step,
-                rates=rates,
-                eta_s=rates.eta_s(
-                    self.plan.samples - self.progress.samples_seen, self._seconds_left()
-                ),
-                values={_SHORT.get(name, name): value for name, value in means.items()},
-            )
+        left = self.plan.samples - self.progress.samples_seen
+        eta_s = rates.eta_s(left, self._seconds_left())
+        total_kimg = self.config.train.kimg
+        self.console.tick(status_of(self.progress, total_kimg, rates, eta_s, means))
+        trouble = judge(means, self.config.train.guard, self.progress.step)
+        if trouble is None:
+            self.quiet = self.progress.step
+        return trouble
+
+    def _go_back(self, trouble: Trouble) -> None:
+        """Take up the last good checkpoint with lower rates; DivergedError where that is not to be.
+
+        The samples go on where they are.
+        """
+        guard = self.config.train.guard
+
+        def answer() -> tuple[Path, Progress, Best | None]:
+            assert self.recorder is not None
+            now, quiet = self.progress, self.quiet
+            good, after = rollback.answer(self.run, trouble, now, guard, quiet)
+            self.recorder.cut_back(after.step)
+            rows = self.recorder.evaluations()
+            return good, after, bests.refresh(self.run, self.config.evaluate.best, rows)
+
+        good, self.progress, self.best = together(answer)
+        checkpointing.restore_weights(good, self.engines)
+        self.emas = self._fresh_averages()
+        checkpointing.restore_engines(
+            good, self.system, self.engines, self.emas, self.progress.step
+        )
+        self._set_rates()
+        self.sums, self.quiet = {}, self.progress.step + 1
+        for engine in self.engines.values():
+            engine.take_largest_norm()
+        self.console.say(
+            f"{trouble.told}: back to {good}, learning rates x {self.progress.lr_scale:g} "
+            f"(rollback {self.progress.rollbacks} of {guard.rollbacks})"
         )
 
-    def _look(self, *, rendering: bool, measuring: bool) -> Best | None:
+    def _look(self, *, rendering: bool, measuring: bool) -> tuple[Best | None, float | None]:
         """Render and measure the averaged model on rank 0; the others wait.
 
-        Returns its figure by which the best checkpoint is chosen, where that is the best so far.
+        Returns its figure by which the best checkpoint is chosen, where that is the best so far,
+        and the diversity of its samples, where the guard wants to know.
         """
         weights = checkpointing.model_weights(self.system, self.engines, self.emas)
 
-        def look() -> Best | None:
-            better = None
+        def look() -> tuple[Best | None, float | None]:
+            better, diversity = self.best, None
             assert self.snapshot is not None
             assert self.recorder is not None
             self.snapshot.refresh(weights)
             if rendering:
                 paths = self.snapshot.render(self.recorder.sample_stem(self.progress))
                 self.recorder.pictures(self.progress, paths)
+            figures = []
+            if self.config.train.guard.diversity is not None:
+                diversity, count = self.snapshot.diversity()
+                if diversity is not None:
+                    figures.append(("diversity", diversity, count, "train"))
             if measuring:
                 values, count = self.snapshot.measure()
                 split = self.snapshot.split
-                for name, value in values.items():
-                    self.recorder.evaluation(self.progress, name, value, count, split)
-                    found = Best(name, value, self.progress.step, self.progress.kimg)
-                    if name == self.config.evaluate.best and found.beats(self.best):
-                        better = found
+                figures += [(name, value, count, split) for name, value in values.items()]
                 told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                 if told:
                     self.console.say(f"{split}: {told} over {count} samples")
-            return better
+            for name, value, count, split in figures:
+                self.recorder.evaluation(self.progress, name, value, count, split)
+                found = Best(name, value, self.progress.step, self.progress.kimg)
+                if name == self.config.evaluate.best and found.beats(better):
+                    better = found
+            return None if better == self.best else better, diversity
 
         return together(look)
 
-    def _save(self) -> None:
+    def _save(self) -> Trouble | None:
         def sync() -> None:
             assert self.recorder is not None
             self.recorder.sync()
@@ -293,9 +341,13 @@ class Trainer:
             self.emas,
             self.snapshot,
             self.best,
+            self.quiet,
         )
+        if isinstance(path, Trouble):
+            return path
         best = self.best is not None and self.best.step == self.progress.step
         self.console.say(f"saved {path}{', the best so far' if best else ''}")
+        return None
 
     def _record_faults(self, faults: list[Fault]) -> None:
         assert self.recorder is not None
@@ -312,19 +364,3 @@ class Trainer:
 def _moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
     m_Z, v_Z, _ = global_moments(z_BZ)
     return m_Z, v_Z
-
-
-_SHORT = {
-    "reconstruction": "rec",
-    "adversarial": "adv",
-    "latent_adversarial": "lat",
-    "latent_cycle": "cyc",
-    "discriminator": "D",
-    "latent_discriminator": "C",
-    "moment": "mom",
-    "logit_real": "D(x)",
-    "logit_generated": "D(G(z))",
-    "features": "feat",
-    "squared": "mse",
-    "reconstruction_fake": "D(G(E(x)))",
-}

@@ -1,6 +1,8 @@
 """Counters of a run, and what is due between two of their values."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,11 +14,19 @@ class Progress:
         samples_seen: real samples that the generator-side turns consumed, over all ranks.
         samples_read: real samples that any turn consumed: the position of the next one in the
             run's order.
+        rollbacks: times that the guard went back to a good checkpoint.
+        lr_scale: what every player's learning rate is multiplied by, after these.
+        diverse: whether samples were as diverse as the guard wants at any look.
+        alike: looks in a row since then in which they were not.
     """
 
     step: int = 0
     samples_seen: int = 0
     samples_read: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0
+    diverse: bool = False
+    alike: int = 0
 
     @property
     def kimg(self) -> float:
@@ -31,6 +41,11 @@ class Progress:
             samples_seen=self.samples_seen + seen,
             samples_read=self.samples_read + read,
         )
+
+
+def progress_of(state: Mapping[str, Any]) -> Progress:
+    """The counters in a checkpoint's state; what an older one lacks never happened in it."""
+    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
 
 
 def is_due(every_kimg: float, before: Progress, now: Progress) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -15,6 +16,9 @@ from agehpc.observe import metrics
 from agehpc.observe.metrics import MetricsLog, Row
 from agehpc.observe.throughput import Rates
 from agehpc.train.progress import Progress
+
+if TYPE_CHECKING:  # it takes a second to import
+    from agehpc.observe.tensorboard import TensorBoard
 
 WALL_CLOCK = frozenset(
     {"time", "wall_s", "samples_per_s", "s_per_kimg", "wait_share", "tick_s", "sample_s", "save_s"}
@@ -49,21 +53,28 @@ class Recorder:
 
     def __init__(self, run: Path, config: Config, step: int) -> None:
         self.run = run
+        self._shows = config.observe.tensorboard
+        self._board: TensorBoard | None = None
         self._metrics = MetricsLog(run / "metrics.jsonl")
         self._evaluations = MetricsLog(run / "evaluations.jsonl")
-        for log in (self._metrics, self._evaluations):
-            log.cut_back(step)
+        self.cut_back(step)
         # Never cut back: what was found after a checkpoint is skipped at once the second time.
         self._quarantine = MetricsLog(run / QUARANTINE)
-        self._board = None
-        if config.observe.tensorboard:
-            from agehpc.observe.tensorboard import TensorBoard
-
-            self._board = TensorBoard(run / "tensorboard", step or None)
         self._started = time.monotonic()
         (run / "samples").mkdir(exist_ok=True)
         for left in (run / "samples").glob(".*.partial*"):  # by a process killed while it wrote
             left.unlink()
+
+    def cut_back(self, step: int) -> None:
+        """Forget what is known of later steps."""
+        for log in (self._metrics, self._evaluations):
+            log.cut_back(step)
+        if self._board is not None:
+            self._board.close()
+        if self._shows:
+            from agehpc.observe.tensorboard import TensorBoard
+
+            self._board = TensorBoard(self.run / "tensorboard", step or None)
 
     def metrics(
         self,

@@ -12,6 +12,7 @@ from agehpc.config.run_files import NAME, is_same_run, write_run_config
 from agehpc.config.schema import Config
 from agehpc.errors import RunError
 from agehpc.observe import environment
+from agehpc.train import rollback
 
 LOCK = ".lock"
 
@@ -41,6 +42,7 @@ def opened(run: Path, config: Config, hosts: list[str]) -> Iterator[Path | None]
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
         checkpoints.sweep(run)
+        rollback.discard(run)
         newest = checkpoints.newest(run)
         if newest is not None:
             checkpoints.verify(newest)

@@ -5,6 +5,7 @@ Rank 0 alone owns one; nothing in it is collective.
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Snapshot:
         self.split: Split = "validation" if manifest.samples("validation") else "train"
         self.captions: tuple[str, ...] = ()
         self._calibration = self._draw_calibration(plan)
+        self._real_distance = math.nan
         self._fixed = self._draw_fixed()
 
     def _draw_fixed(self) -> list[Batch]:
@@ -113,11 +115,38 @@ class Snapshot:
         self.captions = tuple(rows)
         return grids.save_grid(stem, [np.concatenate(parts) for parts in rows.values()], self.fps)
 
+    def diversity(self) -> tuple[float | None, int]:
+        """Mean distance between generated samples as a share of that between real ones.
+
+        Of some training samples, and as many draws, the same at any time; 0 where all samples are
+        alike. None where the system has no samples, or the real ones are all alike. And their
+        number.
+        """
+        real, made = [], []
+        for batch in self._calibration:
+            micro = self._micro(batch, "diversity ")
+            if not self._generates(micro):
+                return None, 0
+            real.append(micro.x.flatten(1))
+            made.append(self.model.decode(micro.z, micro.labels, from_prior=True).flatten(1))
+            if sum(map(len, real)) >= CALIBRATION_BATCH[self.config.data.kind]:
+                break
+        if math.isnan(self._real_distance):
+            self._real_distance = float(torch.pdist(torch.cat(real)).mean())
+        count = sum(map(len, real))
+        if not self._real_distance > 0:
+            return None, count
+        return float(torch.pdist(torch.cat(made)).mean()) / self._real_distance, count
+
+    def _generates(self, micro: Micro) -> bool:
+        return self.model.can("sample") and "z" in micro.draws
+
     def figures(self) -> set[str]:
         """Names of the figures that `measure` gives."""
         micro = self._micro(self._fixed[0], "sample ")
         compared = {f"{name}_psnr_db" for name in self.model.compare(micro)}
-        return compared | set(self.model.score(micro))
+        seen = self._generates(micro) and self.config.train.guard.diversity is not None
+        return compared | set(self.model.score(micro)) | ({"diversity"} if seen else set())
 
     def measure(self) -> tuple[dict[str, float], int]:
         """Mean figures over the validation samples by name, and the number of samples.

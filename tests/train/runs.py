@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,22 @@ class Ended:
 
 
 class Training:
-    """`python -m agehpc train` on some ranks, each in a process group of its own."""
+    """`python -m agehpc train` on some ranks, each in a process group of its own.
+
+    `module` may be another one that ends in the command, and read what `env` adds.
+    """
 
     def __init__(
         self,
         arguments: list[str],
         log: Path,
         world_size: int = 1,
-        program: tuple[str, ...] = ("-m", "agehpc"),
+        module: str = "agehpc",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         shared = {
             **os.environ,
+            **(env or {}),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
             "OMP_NUM_THREADS": "1",
         }
@@ -105,7 +110,7 @@ class Training:
             with path.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, *program, "train", *arguments],
+                        [sys.executable, "-m", module, "train", *arguments],
                         env={**shared, **own},
                         cwd=ROOT,
                         stdout=file,

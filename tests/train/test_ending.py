@@ -7,8 +7,6 @@ import pytest
 from agehpc import cli
 from tests.train.runs import Training, flags, stages
 
-PROGRAM = (str(Path(__file__).with_name("threads_left.py")),)
-
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,7 +23,7 @@ def test_no_thread_of_a_process_group(shards: Path, tmp_path: Path, ending: str)
         rates = [f"--players.{name}.optim.lr=1e30" for name in ("autoencoder", "critics")]
         arguments += [*rates, "--train.kimg", "0.04"]
     run = flags(shards, tmp_path / "run", *arguments)
-    ended = Training(run, tmp_path / "log", 2, PROGRAM).end()
+    ended = Training(run, tmp_path / "log", 2, "tests.train.threads_left").end()
     assert ended.codes == ([0, 0] if ending == "done" else [3, 3]), ended.output
     left = [line for line in ended.output.splitlines() if line.startswith("left:")]
     assert left == ["left:", "left:"]
