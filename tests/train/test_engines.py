@@ -79,3 +79,51 @@ def test_running_statistics_become_equal(ranks):
     assert not torch.equal(*both)
     engine.average_buffers()
     torch.testing.assert_close(engine.buffers()["1.running_mean"], (both[0] + both[1]) / 2)
+
+
+@pytest.mark.world_size(2)
+def test_the_largest_gradient_norm_is_told(ranks):
+    """That of the mean gradient over the ranks, before clipping, at every stage alike."""
+    plain, norms = network(), []
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.1, betas=(0.5, 0.999), weight_decay=0.0)
+    for step in range(3):
+        x = torch.randn(8, 13, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        plain(x[4 * ranks.env.rank :][:4]).square().mean().backward()
+        for p in plain.parameters():
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= 2
+        norms.append(float(sum(p.grad.square().sum() for p in plain.parameters()) ** 0.5))
+        optimizer.step()
+    for stage in range(4):
+        engine = train(engine_of(network(), stage, ranks), ranks, range(2))
+        assert float(engine.take_largest_norm()) == pytest.approx(max(norms[:2]), rel=1e-4)
+        train(engine, ranks, range(2, 3))
+        assert float(engine.take_largest_norm()) == pytest.approx(norms[2], rel=1e-4)
+        player = PlayerConfig(zero=ZeroConfig(stage=stage), clip=0.1 * norms[0])
+        clipped = Engine("player", network(), player, PLAN, "fp32", ranks.device)
+        train(clipped, ranks, range(1))
+        assert float(clipped.take_largest_norm()) == pytest.approx(norms[0], rel=1e-4)
+        spike = clipped.forward(torch.ones(4, 13))
+        clipped.backward(sum(spike.sum() * torch.inf for _ in range(1 + ranks.env.rank)))
+        clipped.step()
+        assert not clipped.take_largest_norm().isfinite()
+
+
+@pytest.mark.world_size(2)
+def test_an_engine_goes_back_in_place(ranks):
+    """Weights, statistics and moments set in an engine that went on: the same steps, bit by bit."""
+    for stage in range(4):
+        engine = train(engine_of(network(), stage, ranks), ranks, range(2))
+        engine.average_buffers()
+        weights = {n: t.clone() for n, t in (engine.weights() | engine.buffers()).items()}
+        moments = {n: t.clone() for n, t in engine.moments().items()}
+        train(engine, ranks, range(2, 5))
+        straight = {n: t.clone() for n, t in (engine.weights() | engine.buffers()).items()}
+        engine.load_weights(weights)
+        engine.load_moments(moments, steps=2)
+        for name, tensor in (engine.weights() | engine.buffers()).items():
+            assert torch.equal(tensor, weights[name]), (stage, name)
+        train(engine, ranks, range(2, 5))
+        for name, tensor in (engine.weights() | engine.buffers()).items():
+            assert torch.equal(tensor, straight[name]), (stage, name)
