@@ -288,17 +288,8 @@ def _extractor(way: "Way", flags: EvaluateFlags, device: "torch.device") -> "Ext
 
 
 def _row(figure: "Figure") -> dict[str, Any]:
-    spread = {} if figure.spread is None else {"std": figure.spread}
-    return {
-        "metric": figure.name,
-        "value": figure.value,
-        **spread,
-        "samples": figure.n_fake,
-        "n_real": figure.n_real,
-        "fingerprint": digest(figure.fingerprint),
-        "protocol": figure.fingerprint,
-        "time": time.time(),
-    }
+    about = {"metric": figure.name, "value": figure.value, "samples": figure.n_fake}
+    return about | figure.columns | {"time": time.time()}
 
 
 def _line(figure: "Figure") -> str:

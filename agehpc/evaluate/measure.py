@@ -20,7 +20,7 @@ from agehpc.evaluate.inception_score import inception_score
 from agehpc.evaluate.kernel_distance import kid
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.precision_recall import prdc, precision_recall
-from agehpc.evaluate.protocols import PROTOCOLS, Protocol, Way, figures, fingerprint
+from agehpc.evaluate.protocols import PROTOCOLS, Protocol, Way, digest, figures, fingerprint
 from agehpc.evaluate.sources import Source
 
 FEWEST = {"frechet": 2, "kid": 1000, "precision_recall": 5, "prdc": 7}
@@ -40,6 +40,13 @@ class Figure:
     n_real: int
     n_fake: int
     fingerprint: dict[str, Any]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a row of evaluations.jsonl says of it besides the value."""
+        spread = {} if self.spread is None else {"std": self.spread}
+        about = {"n_real": self.n_real, "fingerprint": digest(self.fingerprint)}
+        return spread | about | {"protocol": self.fingerprint}
 
 
 def check(metrics: Sequence[str], real: Source | None, fake: Source) -> None:

@@ -5,7 +5,6 @@ import gc
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,8 +59,7 @@ def main(argv: list[str]) -> int:
         with process_group(env, *settings, destroy=destroy_groups) as ranks:
             return _train(loaded.config, Path(flags.out), ranks)
     except AgehpcError as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
+        raise error.with_traceback(None)  # noqa: B904 - whose frames hold the engines
     finally:
         gc.collect()  # engines, which refer to themselves, and with them the last of the groups
 

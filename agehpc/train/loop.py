@@ -25,6 +25,7 @@ from agehpc.errors import (
     ConfigError,
     DataError,
 )
+from agehpc.evaluate.protocols import figures as figures_of
 from agehpc.models.ema import Ema, decay
 from agehpc.models.kernels import choose
 from agehpc.observe.console import Console
@@ -38,6 +39,7 @@ from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch
 from agehpc.train.intake import Intake
 from agehpc.train.progress import Progress, is_due
 from agehpc.train.recorder import Recorder, known_faults
+from agehpc.train.scoring import Scorer
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.status import status_of
 from agehpc.train.step import run_turns
@@ -107,6 +109,10 @@ class Trainer:
         self.recorder: Recorder | None = None
         self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
         self.best = together(self._open_rank0)
+        self.scorer: Scorer | None = None
+        if config.evaluate.metrics and config.evaluate.samples:
+            own = None if self.snapshot is None else self.snapshot.model
+            self.scorer = Scorer(config, ranks, own)
         self.meter = Meter()
         self.intake = Intake(
             config,
@@ -149,7 +155,9 @@ class Trainer:
             self.recorder.quarantine(self.quarantine.take())
             raise
         chosen = self.config.evaluate.best
-        if chosen is not None and chosen not in (given := self.snapshot.figures()):
+        given = self.snapshot.figures()
+        given |= {name for m in self.config.evaluate.metrics for name in figures_of(m)}
+        if chosen is not None and chosen not in given:
             raise ConfigError(
                 f"--evaluate.best {chosen}: the evaluations of this run give "
                 f"{', '.join(sorted(given)) or 'nothing'}; use one of these, or none"
@@ -296,12 +304,13 @@ class Trainer:
         and the diversity of its samples, where the guard wants to know.
         """
         weights = checkpointing.model_weights(self.system, self.engines, self.emas)
+        together(lambda: self._refresh(weights))
+        scores = self.scorer.score() if measuring and self.scorer is not None else []
 
         def look() -> tuple[Best | None, float | None]:
             better, diversity = self.best, None
             assert self.snapshot is not None
             assert self.recorder is not None
-            self.snapshot.refresh(weights)
             if rendering:
                 paths = self.snapshot.render(self.recorder.sample_stem(self.progress))
                 self.recorder.pictures(self.progress, paths)
@@ -317,14 +326,24 @@ class Trainer:
                 told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                 if told:
                     self.console.say(f"{split}: {told} over {count} samples")
+            if scores:
+                told = ", ".join(f"{score.name} {score.value:.4g}" for score in scores)
+                self.console.say(f"generated: {told} over {scores[0].n_fake} samples")
+            about = {score.name: score.columns for score in scores}
+            figures += [(score.name, score.value, score.n_fake, "train") for score in scores]
             for name, value, count, split in figures:
-                self.recorder.evaluation(self.progress, name, value, count, split)
+                more = about.get(name, {})
+                self.recorder.evaluation(self.progress, name, value, count, split, more)
                 found = Best(name, value, self.progress.step, self.progress.kimg)
                 if name == self.config.evaluate.best and found.beats(better):
                     better = found
             return None if better == self.best else better, diversity
 
         return together(look)
+
+    def _refresh(self, weights: Mapping[str, Tensor]) -> None:
+        assert self.snapshot is not None
+        self.snapshot.refresh(weights)
 
     def _save(self) -> Trouble | None:
         def sync() -> None:

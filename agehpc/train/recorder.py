@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -104,9 +104,15 @@ class Recorder:
         self._quarantine.sync()
 
     def evaluation(
-        self, progress: Progress, metric: str, value: float, count: int, split: str
+        self,
+        progress: Progress,
+        metric: str,
+        value: float,
+        count: int,
+        split: str,
+        more: Mapping[str, Any],
     ) -> None:
-        """Append a figure measured on a split."""
+        """Append a figure measured on a split, with further columns."""
         row = {
             "kimg": progress.kimg,
             "step": progress.step,
@@ -114,6 +120,7 @@ class Recorder:
             "value": value,
             "samples": count,
             "split": split,
+            **more,
         }
         self._evaluations.append(row | self._clock())
         if self._board is not None:

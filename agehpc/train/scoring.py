@@ -9,7 +9,7 @@ from agehpc.errors import AgehpcError
 from agehpc.evaluate import reference
 from agehpc.evaluate.features.base import Extractor, build
 from agehpc.evaluate.measure import Figure, check, measure
-from agehpc.evaluate.protocols import PROTOCOLS, Way, figures
+from agehpc.evaluate.protocols import PROTOCOLS, Way
 from agehpc.evaluate.sources import of_data, of_run
 from agehpc.trained import Model
 
@@ -46,11 +46,6 @@ class Scorer:
         except (AgehpcError, OSError) as raised:
             error = raised
         raise_together(error)
-
-    @property
-    def figures(self) -> set[str]:
-        """Names of the values that `score` gives."""
-        return {name for metric in self._metrics for name in figures(metric)}
 
     def score(self) -> list[Figure]:
         """Measure rank 0's model as it is."""

@@ -126,7 +126,8 @@ def test_a_metric_that_the_run_does_not_measure(shards: Path, tmp_path: Path):
     words = flags(shards, tmp_path / "run", STEPS, "--evaluate.best", "fid")
     code, _, told = train_in_fork(words, tmp_path / "log")
     assert code == 2
-    assert told.startswith(f"error: --evaluate.best fid: the evaluations of this run give {METRIC}")
+    given = f"the evaluations of this run give diversity, {METRIC}"
+    assert told.startswith(f"error: --evaluate.best fid: {given}")
     off = flags(shards, tmp_path / "off", STEPS, "--evaluate.best", METRIC)
     code, _, told = train_in_fork([*off, "--evaluate.samples", "0"], tmp_path / "log")
     assert code == 2
