@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -42,6 +42,7 @@ def test_equals_torch_in_float64(case: Case):
 
 
 @given(cases(save="input"))
+@example(Case((1, 1, 7, 7, 7), running=False, seed=1))  # where torch's sum is right by luck
 @settings(max_examples=30)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_errors_are_at_most_twice_those_of_torch(dtype: torch.dtype, case: Case):
@@ -54,9 +55,13 @@ def test_errors_are_at_most_twice_those_of_torch(dtype: torch.dtype, case: Case)
         gradients = torch.autograd.grad(y, inputs.leaves(), inputs.dy)
         running = [t for t in inputs.arguments()[3:] if t is not None]
         results.append([y.detach(), *gradients, *running])
-    for mine, torchs, right in zip(*results, strict=True):
+    terms = results[0][0].numel() // case.shape[1]
+    for i, (mine, torchs, right) in enumerate(zip(*results, strict=True)):
         assert mine.dtype == torchs.dtype
-        atol = 4 * torch.finfo(mine.dtype).eps * max(float(right.abs().max()), 1.0)
+        # A parameter's gradient is a sum whose terms may cancel, and whose errors do not.
+        summed = case.affine and i in (2, 3)
+        least = max(float(right.abs().max()), terms**0.5 if summed else 1.0)
+        atol = 4 * torch.finfo(mine.dtype).eps * least
         error = (mine.double() - right).abs().max()
         assert error <= 2 * (torchs.double() - right).abs().max() + atol
 
