@@ -20,7 +20,7 @@ class GuardConfig(Section):
     """Largest absolute value of a loss, or another figure of the turns, averaged over a tick."""
     gradient: Positive | None = 1e6
     """Largest norm of a player's gradient in a tick, before clipping."""
-    diversity: Positive | None = 0.05
+    diversity: Positive | None = 0.02
     """Least mean distance between samples of the averaged model, as a share of that between real
     ones; counts once it was reached."""
     patience: Count = 3
