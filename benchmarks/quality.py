@@ -33,6 +33,8 @@ from agehpc.data.mixture import read_shards
 from agehpc.data.pixels import to_float
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
 from agehpc.evaluate.features.base import Extractor, build
+from agehpc.evaluate.frechet import frechet
+from agehpc.evaluate.moments import Moments
 from agehpc.generate import reconstruct_main
 from agehpc.observe.grids import to_uint8
 from agehpc.trained import Model, load
@@ -43,20 +45,13 @@ FRAME_STEP = 4
 STATISTICS = "float64, unbiased covariance"
 
 
-def frechet(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
-    """Return the Frechet distance of the Gaussians fitted to two sets of 2 or more features.
-
-    |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) in float64. The last trace is the sum of the
-    square roots of the eigenvalues of A^T C_y A with C_x = A A^T; A comes from the eigenvectors
-    of C_x, as a Cholesky factor does not exist for fewer samples than features.
-    """
-    difference = x_NF.mean(0) - y_NF.mean(0)
-    x_FF, y_FF = np.cov(x_NF, rowvar=False), np.cov(y_NF, rowvar=False)
-    values, vectors = np.linalg.eigh(x_FF)
-    factor_FF = vectors * np.sqrt(values.clip(min=0))
-    product = np.linalg.eigvalsh(factor_FF.T @ y_FF @ factor_FF)
-    cross = np.sqrt(product.clip(min=0)).sum()  # rounding puts zeros a little below
-    return float(difference @ difference + np.trace(x_FF) + np.trace(y_FF) - 2 * cross)
+def distance(x_NF: np.ndarray, y_NF: np.ndarray) -> float:
+    """Return the Frechet distance of the Gaussians fitted to two sets of features."""
+    both = [Moments(x_NF.shape[1]) for _ in "xy"]
+    for moments, rows in zip(both, (x_NF, y_NF), strict=True):
+        moments.add(torch.from_numpy(rows))
+    x, y = both
+    return frechet(x.mean_F, x.covariance(), y.mean_F, y.covariance())
 
 
 def frames(x_BCS: np.ndarray) -> np.ndarray:
@@ -149,8 +144,8 @@ def distances(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     real = features(lite0, validation_samples(data, count, total, batch), n)
     name = "frechet_lite0" if data.kind == "image" else "frechet_lite0_frames"
     return {
-        name: frechet(features(lite0, generated, n), real),
-        f"{name}_of_training": frechet(
+        name: distance(features(lite0, generated, n), real),
+        f"{name}_of_training": distance(
             features(lite0, training_samples(data, options.seed, batch), n), real
         ),
         "n": n,

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from agehpc.cluster.collectives import raise_together
+from agehpc.errors import AgehpcError, DataError
 from agehpc.evaluate.features.base import Extractor
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.sources import Source
@@ -31,8 +33,8 @@ def collect(
 ) -> dict[Want, Kept]:
     """Return what is wanted of the features of all samples, on every rank. Collective.
 
-    Every rank reads its own part. Rows are [N, F] float32 on the CPU, in the order of the samples
-    (and of a clip's frames) whatever the number of ranks.
+    Every rank reads its own part; an error of one is raised on all. Rows are [N, F] float32 on the
+    CPU, in the order of the samples (and of a clip's frames) whatever the number of ranks.
 
     Args:
         source: the samples.
@@ -50,20 +52,37 @@ def collect(
     rows: dict[Want, list[Tensor]] = {w: [] for w in wants if w.form == "rows"}
     order: list[Tensor] = []
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    for first in range(rank * batch, source.count, ranks * batch):
-        numbers = range(first, min(first + batch, source.count))
-        parts = [_pictures(x, extractor, every_frame) for x in source.read(numbers)]
-        found = _joined(extractor(x) for x in _alike(parts))
-        for want, kept in moments.items():
-            kept.add(found[want.output])
-        for want, kept in rows.items():
-            kept.append(found[want.output].cpu())
-        each = torch.tensor([len(x) for x in parts])
-        order.append(torch.arange(numbers.start, numbers.stop).repeat_interleave(each))
+    error = None
+    try:
+        for first in range(rank * batch, source.count, ranks * batch):
+            numbers = range(first, min(first + batch, source.count))
+            parts = [_pictures(x, extractor, every_frame) for x in source.read(numbers)]
+            found = _joined(extractor(x) for x in _alike(parts))
+            _check_finite(found, extractor, source, numbers)
+            for want, kept in moments.items():
+                kept.add(found[want.output])
+            for want, kept in rows.items():
+                kept.append(found[want.output].cpu())
+            each = torch.tensor([len(x) for x in parts])
+            order.append(torch.arange(numbers.start, numbers.stop).repeat_interleave(each))
+    except (AgehpcError, OSError) as raised:
+        error = raised
+    raise_together(error)
     result: dict[Want, Kept] = {w: kept.combined() for w, kept in moments.items()}
     for want, kept in rows.items():
         result[want] = gathered(kept, order, extractor.sizes[want.output])
     return result
+
+
+def _check_finite(
+    found: dict[str, Tensor], extractor: Extractor, source: Source, numbers: range
+) -> None:
+    for name, x_BF in found.items():
+        if not bool(x_BF.isfinite().all()):
+            raise DataError(
+                f"{name} by {extractor.name} of samples {numbers.start} to {numbers.stop - 1} of "
+                f"{source.where} hold NaN or infinite values: the extractor's weights are damaged"
+            )
 
 
 def _pictures(x_CS: Tensor, extractor: Extractor, every_frame: int) -> Tensor:

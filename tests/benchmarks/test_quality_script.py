@@ -30,7 +30,7 @@ def exactly(x_NF, mean, covariance):
 
 
 @pytest.mark.parametrize("count", [200, 12], ids=["full rank", "fewer samples than features"])
-def test_frechet_equals_scipys_matrix_square_root(count):
+def test_distance_equals_scipys_matrix_square_root(count):
     from scipy.linalg import sqrtm
 
     features = 24
@@ -43,16 +43,16 @@ def test_frechet_equals_scipys_matrix_square_root(count):
     cross = np.real(sqrtm(root @ c_x @ root + 1e-14 * np.eye(features)))
     difference = x.mean(0) - y.mean(0)
     expected = difference @ difference + np.trace(c_x + c_y - 2 * cross)
-    assert quality.frechet(x, y) == pytest.approx(expected, rel=1e-6)
-    assert quality.frechet(y, x) == pytest.approx(expected, rel=1e-6)
+    assert quality.distance(x, y) == pytest.approx(expected, rel=1e-6)
+    assert quality.distance(y, x) == pytest.approx(expected, rel=1e-6)
 
 
-def test_frechet_of_gaussians_that_commute_has_a_closed_form():
+def test_distance_of_gaussians_that_commute_has_a_closed_form():
     # Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2, by hand 9 + 16 + (1-2)^2 + (3-5)^2.
     x = exactly(gaussian(3, 50, np.zeros(2), np.eye(2)), [3.0, 0.0], np.diag([1.0, 9.0]))
     y = exactly(gaussian(4, 70, np.zeros(2), np.eye(2)), [0.0, 4.0], np.diag([4.0, 25.0]))
-    assert quality.frechet(x, y) == pytest.approx(9 + 16 + 1 + 4, abs=1e-9)
-    assert quality.frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert quality.distance(x, y) == pytest.approx(9 + 16 + 1 + 4, abs=1e-9)
+    assert quality.distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_clip_gives_every_fourth_frame_and_an_image_itself():
@@ -99,7 +99,7 @@ def test_the_script_reports_what_a_direct_computation_gives(run, lite0, capsys):
     assert told["n"] == told["psnr_samples"] == len(x_BCHW)
     assert told["n_asked"] == 100000
     y_BCHW = to_uint8(model.sample(len(x_BCHW), 0))
-    expected = quality.frechet(lite0(y_BCHW), lite0(x_BCHW))
+    expected = quality.distance(lite0(y_BCHW), lite0(x_BCHW))
     assert told["frechet_lite0"] == pytest.approx(expected, rel=1e-3)
     # Frames of the same films are close to each other, noise is far from them.
     assert told["frechet_lite0_of_training"] < 0.5 * told["frechet_lite0"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from agehpc.cluster.groups import Ranks
+from agehpc.errors import AgehpcError
 from agehpc.evaluate.collect import Want, collect
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.sources import Source
@@ -55,3 +56,22 @@ def collected(ranks: Ranks, kind: str, takes: str, count: int, batch: int) -> di
 def everything(ranks: Ranks, cases: list[list[Any]]) -> list[dict[str, Any]]:
     """Several cases in one process group."""
     return [collected(ranks, *case) for case in cases]
+
+
+class Damaged(Simple):
+    """Weights that are not finite."""
+
+    name = "simple"
+
+    def __call__(self, x_BCS: Tensor) -> dict[str, Tensor]:
+        return {name: x / 0 for name, x in super().__call__(x_BCS).items()}
+
+
+def damaged_on_rank_1(ranks: Ranks) -> str:
+    """What is raised on every rank."""
+    extractor = Damaged("image") if ranks.env.rank == 1 else Simple("image")
+    try:
+        collect(source("image", 5), extractor, WANTS, 2, 1)  # type: ignore[arg-type]
+    except AgehpcError as error:
+        return str(error)
+    return "nothing"

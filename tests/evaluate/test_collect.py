@@ -39,3 +39,9 @@ def test_every_sample_is_in_its_place(world_size: int, case: int):
         mean = torch.cat([one["features"] for one in one_by_one]).double().mean(0)
         assert rank[case]["mean"] == pytest.approx(mean.tolist(), rel=1e-9)
         assert rank[case]["count"] == len(each)
+
+
+def test_an_error_of_one_rank_is_raised_on_all():
+    told = run_ranks(2, "tests.evaluate.collect_bodies:damaged_on_rank_1", timeout=60)
+    wanted = "features by simple of samples 2 to 3 of here hold NaN or infinite values"
+    assert all(text.startswith(wanted) for text in told)
