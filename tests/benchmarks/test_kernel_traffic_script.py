@@ -68,7 +68,7 @@ def metered(*words: str) -> list[dict]:
         # More values a channel than one block holds, not a power of two; channels few.
         (["--shape", "16x3x48x48", "--layout", "contiguous"], "two-pass", 8.2, (3, 5)),
         (["--shape", "5x7x30x24", "--layout", "contiguous"], "single-read", 5.1, (2, 3)),
-        (["--shape", "8x12x4x4x4", "--layout", "channels_last"], "single-read", 5.1, (2, 3)),
+        (["--shape", "8x16x4x4x4", "--layout", "channels_last"], "single-read", 5.1, (2, 3)),
     ],
 )
 def test_passes(words: list[str], variant: str, most: float, ideal: tuple[int, int]):
