@@ -23,7 +23,7 @@ def scramble(network: nn.Module, seed: int) -> None:
 
 def save_inception(folder: Path, seed: int = 0) -> Path:
     """Return a file of Inception's layout, under pytorch-fid's name of it."""
-    network = nn.Sequential(inception._layers())
+    network = nn.Sequential(inception.layers())
     scramble(network, seed)
     path = folder / "pt_inception-2015-12-05-6726825d.pth"
     torch.save(network.state_dict(), path)
