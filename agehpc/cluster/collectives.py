@@ -85,18 +85,25 @@ def raise_together(error: AgehpcError | OSError | None) -> None:
     raise quiet
 
 
+def agreed(work: Callable[[], T]) -> T:
+    """The result of what every rank does for itself; an error of one is raised on all. Collective.
+
+    AgehpcError and OSError travel, see :func:`raise_together`.
+    """
+    results: list[T] = []
+    error: AgehpcError | OSError | None = None
+    try:
+        results.append(work())
+    except (AgehpcError, OSError) as raised:
+        error = raised
+    raise_together(error)
+    return results[0]
+
+
 def together(work: Callable[[], T]) -> T:
     """The result of `work` on rank 0, on every rank; an error of it is raised on every rank.
 
     AgehpcError and OSError travel (see :func:`raise_together`); any other exception ends rank 0
     and with it the process group. The result must be picklable. Collective.
     """
-    results: list[T] = []
-    error: AgehpcError | OSError | None = None
-    if dist.get_rank() == 0:
-        try:
-            results.append(work())
-        except (AgehpcError, OSError) as raised:
-            error = raised
-    raise_together(error)
-    return broadcast_object(results)[0]
+    return broadcast_object(agreed(lambda: [work()] if dist.get_rank() == 0 else []))[0]

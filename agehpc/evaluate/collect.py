@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from agehpc.cluster.collectives import raise_together
-from agehpc.errors import AgehpcError, DataError
+from agehpc.cluster.collectives import agreed, gather
+from agehpc.errors import DataError
 from agehpc.evaluate.features.base import Extractor
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.sources import Source
@@ -52,8 +52,8 @@ def collect(
     rows: dict[Want, list[Tensor]] = {w: [] for w in wants if w.form == "rows"}
     order: list[Tensor] = []
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    error = None
-    try:
+
+    def take() -> None:
         for first in range(rank * batch, source.count, ranks * batch):
             numbers = range(first, min(first + batch, source.count))
             parts = [_pictures(x, extractor, every_frame) for x in source.read(numbers)]
@@ -65,9 +65,8 @@ def collect(
                 kept.append(found[want.output].cpu())
             each = torch.tensor([len(x) for x in parts])
             order.append(torch.arange(numbers.start, numbers.stop).repeat_interleave(each))
-    except (AgehpcError, OSError) as raised:
-        error = raised
-    raise_together(error)
+
+    agreed(take)
     result: dict[Want, Kept] = {w: kept.combined() for w, kept in moments.items()}
     for want, kept in rows.items():
         result[want] = gathered(kept, order, extractor.sizes[want.output])
@@ -110,22 +109,16 @@ def gathered(own: list[Tensor], order: list[Tensor], features: int) -> Tensor:
     """The rows of all ranks in the order of their samples. Collective."""
     rows_NF = torch.cat([torch.empty(0, features), *own])
     order_N = torch.cat([torch.empty(0, dtype=torch.int64), *order])
-    if dist.get_world_size() == 1:
-        return rows_NF
-    counts = [torch.zeros((), dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor(len(order_N)))
-    most = int(max(counts))
-    parts = [_all(rows_NF, most), _all(order_N, most)]
+    counts = gather(torch.tensor([len(order_N)])).tolist()
     rows, places = (
-        torch.cat([x[: int(n)] for x, n in zip(part, counts, strict=True)]) for part in parts
+        torch.cat([part[:n] for part, n in zip(_of_ranks(x, max(counts)), counts, strict=True)])
+        for x in (rows_NF, order_N)
     )
     return rows[torch.argsort(places, stable=True)]
 
 
-def _all(x: Tensor, length: int) -> list[Tensor]:
+def _of_ranks(x: Tensor, length: int) -> list[Tensor]:
     """The tensors of all ranks, filled up to `length` rows. Collective."""
     filled = x.new_zeros(length, *x.shape[1:])
     filled[: len(x)] = x
-    found = [torch.empty_like(filled) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, filled)
-    return found
+    return list(gather(filled).tensor_split(dist.get_world_size()))

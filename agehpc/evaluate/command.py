@@ -7,9 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from agehpc.evaluate.sources import Source
 
 MOST = 50_000  # samples that are generated unless more are asked for
-T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -187,6 +185,7 @@ def _given(flags: EvaluateFlags) -> dict[str, Path]:
 
 
 def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
+    from agehpc.cluster.collectives import agreed
     from agehpc.evaluate import reference
     from agehpc.evaluate.measure import check, measure
 
@@ -194,7 +193,7 @@ def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
     cache = None if flags.fresh else Path(flags.cache or reference.folder())
     extractors: dict[Way, Extractor] = {}
     rows: list[dict[str, Any]] = []
-    for checkpoint in _agreed(lambda: _checkpoints(run, flags)):
+    for checkpoint in agreed(lambda: _checkpoints(run, flags)):
 
         def opened(checkpoint: Path | None = checkpoint) -> "Opened":
             found = _opened(checkpoint, flags, ranks.device)
@@ -205,7 +204,7 @@ def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
                     extractors[way] = _extractor(way, flags, ranks.device)
             return found
 
-        found = _agreed(opened)
+        found = agreed(opened)
         if speaks and not flags.json_:
             sys.stdout.writelines(f"{line}\n" for line in found.told)
         if flags.dry_run:
@@ -224,19 +223,6 @@ def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
     if speaks and flags.json_:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     return EXIT_DONE
-
-
-def _agreed(work: "Callable[[], T]") -> "T":
-    """The result of what every rank does; an error of one is raised on all. Collective."""
-    from agehpc.cluster.collectives import raise_together
-
-    results, error = [], None
-    try:
-        results.append(work())
-    except (AgehpcError, OSError) as raised:
-        error = raised
-    raise_together(error)
-    return results[0]
 
 
 def _checkpoints(run: Path | None, flags: EvaluateFlags) -> list[Path | None]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agehpc import best as bests
 from agehpc.best import Best
-from agehpc.cluster.collectives import gather, mean_over_ranks, raise_together, together
+from agehpc.cluster.collectives import agreed, gather, mean_over_ranks, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import Reason, StopFlag, agree
 from agehpc.config.plan import Plan
@@ -139,13 +139,8 @@ class Trainer:
         }
 
     def _choose_kernels(self, modules: Mapping[str, nn.Module]) -> str:
-        norms, error = "", None
-        try:
-            norms = choose(modules.values(), self.config.train.norm_kernel, self.ranks.device)
-        except ConfigError as raised:
-            error = raised
-        raise_together(error)
-        return norms
+        kernel, device = self.config.train.norm_kernel, self.ranks.device
+        return agreed(lambda: choose(modules.values(), kernel, device))
 
     def _open_rank0(self) -> Best | None:
         self.recorder = Recorder(self.run, self.config, self.progress.step)

@@ -2,15 +2,14 @@
 
 import torch.distributed as dist
 
-from agehpc.cluster.collectives import raise_together
+from agehpc.cluster.collectives import agreed
 from agehpc.cluster.groups import Ranks
 from agehpc.config.schema import Config
-from agehpc.errors import AgehpcError
 from agehpc.evaluate import reference
 from agehpc.evaluate.features.base import Extractor, build
 from agehpc.evaluate.measure import Figure, check, measure
 from agehpc.evaluate.protocols import PROTOCOLS, Way
-from agehpc.evaluate.sources import of_data, of_run
+from agehpc.evaluate.sources import Source, of_data, of_run
 from agehpc.trained import Model
 
 BATCH = {"image": 32, "video": 4}
@@ -33,19 +32,18 @@ class Scorer:
         self._metrics = config.evaluate.metrics
         self._model = Model(config, ranks.device) if model is None else model
         self._extractors: dict[Way, Extractor] = {}
-        error = None
-        try:
+
+        def opened() -> tuple[Source, Source]:
             everything = of_data(config.data, "train")
-            self._real = everything.part(min(config.evaluate.generated, everything.count))
-            self._fake = of_run(
-                self._model, config.evaluate.generated, config.run.seed, "generated samples"
-            )
-            check(self._metrics, self._real, self._fake)
+            real = everything.part(min(config.evaluate.generated, everything.count))
+            count, seed = config.evaluate.generated, config.run.seed
+            fake = of_run(self._model, count, seed, "generated samples")
+            check(self._metrics, real, fake)
             for name, resize in dict.fromkeys(PROTOCOLS[m].way for m in self._metrics):
                 self._extractors[name, resize] = build(name, ranks.device, resize=resize)
-        except (AgehpcError, OSError) as raised:
-            error = raised
-        raise_together(error)
+            return real, fake
+
+        self._real, self._fake = agreed(opened)
 
     def score(self) -> list[Figure]:
         """Measure rank 0's model as it is."""
