@@ -1,7 +1,6 @@
 """Features of real samples, kept between evaluations: they do not change from run to run."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agehpc.data.cache import default_directory
 from agehpc.errors import AgehpcError
 from agehpc.evaluate.collect import Kept
 from agehpc.evaluate.moments import Moments
@@ -25,8 +25,7 @@ class CacheError(AgehpcError):
 
 def folder() -> Path:
     """Return where they lie: $AGEHPC_CACHE/references, else ~/.cache/agehpc/references."""
-    root = os.environ.get("AGEHPC_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "agehpc") / "references"
+    return default_directory() / "references"
 
 
 def load(about: Mapping[str, Any], where: Path) -> Kept | None:
