@@ -4,7 +4,9 @@ Messages say what is wrong, the value seen, the flag or file, and the fix. Anyth
 escapes a command is a bug and shows its traceback.
 """
 
+import difflib
 import re
+from collections.abc import Collection
 
 EXIT_DONE = 0
 EXIT_FAILURE = 1
@@ -31,6 +33,12 @@ def redact(text: str) -> str:
     for pattern, mask in _MASKS:
         text = pattern.sub(mask, text)
     return text
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """Return a question for the nearest of the names there are, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
 class AgehpcError(ValueError):

@@ -1,12 +1,12 @@
 """The section `evaluate` of the configuration."""
 
-import difflib
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from agehpc.config.metrics import OF_SETS, direction
 from agehpc.config.section import Count, NonNegative, Section
+from agehpc.errors import hint
 
 
 class EvaluateConfig(Section):
@@ -30,9 +30,9 @@ class EvaluateConfig(Section):
     def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for metric in metrics:
             if metric not in OF_SETS:
-                close = difflib.get_close_matches(metric, OF_SETS, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OF_SETS)}"
-                raise ValueError(f"--evaluate.metrics {metric}: no such metric; {hint}")
+                raise ValueError(
+                    f"--evaluate.metrics {metric}: no such metric; {hint(metric, OF_SETS)}"
+                )
         return metrics
 
     @model_validator(mode="after")

@@ -3,14 +3,13 @@
 Imports nothing heavy, so that help answers at once.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agehpc.errors import AgehpcError, UsageError
+from agehpc.errors import AgehpcError, UsageError, hint
 
 Statistic = Literal["frechet", "kid", "inception_score", "precision_recall", "prdc"]
 
@@ -100,9 +99,7 @@ def check_names(metrics: Iterable[str]) -> None:
     known = [*PROTOCOLS, *OF_MODEL]
     for metric in metrics:
         if metric not in known:
-            close = difflib.get_close_matches(metric, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise UsageError(f"--metrics {metric}: no such metric; {hint}")
+            raise UsageError(f"--metrics {metric}: no such metric; {hint(metric, known)}")
 
 
 def figures(metric: str) -> tuple[str, ...]:
