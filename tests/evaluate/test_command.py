@@ -158,7 +158,7 @@ def test_missing_weights_are_known_before_any_work(
 ):
     monkeypatch.setenv("AGEHPC_WEIGHTS", str(sets / "nowhere"))
     monkeypatch.setenv("TORCH_HOME", str(sets / "nowhere"))
-    monkeypatch.setattr("agehpc.evaluate.collect.collect", None)
+    monkeypatch.setattr("agehpc.evaluate.measure.collect", None)
     words = ("--real", sets / "a", "--fake", sets / "b", "--metrics", "frechet_lite0", "fid")
     assert "run `agehpc evaluate --prefetch inception`" in refused(capsys, *words)
 
