@@ -62,10 +62,12 @@ def launches(case: Case) -> Iterator[Launch]:
     form = case.form
     with recording() as found:
         y, moments_3C, stats_3C = by_triton.forward(x, weight, weight, 1e-5, form)
+        by_triton.forward_moving(x, weight, weight, 1e-5, form, (weight, weight, 0.1))
         by_triton.moments(x, form)
         by_triton.apply(x, stats_3C, weight, weight, form)
         given = (y, y if form.save == "output" else x, stats_3C, weight, weight)
         by_triton.backward(*given, form)
+        by_triton.backward(*given, form, weight.dtype)
         by_triton.backward_sums(*given, form)
         by_triton.backward_apply(*given, moments_3C[:2], form)
         by_triton.backward_fixed(*given, form)
@@ -75,7 +77,9 @@ def launches(case: Case) -> Iterator[Launch]:
 def signature(launch: Launch) -> tuple[Any, ...]:
     """Return all that a compiled kernel depends on, as Triton specialises launches."""
 
-    def kind(value: Tensor | int | None) -> Any:
+    def kind(value: Tensor | float | None) -> Any:
+        if isinstance(value, float):
+            return "float"
         if isinstance(value, int):
             return "1" if value == 1 else (value % 16 == 0, value >= 2**31)
         return None if value is None else value.dtype

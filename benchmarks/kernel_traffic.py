@@ -109,18 +109,20 @@ def launches(case: Case, device: str = "cpu") -> tuple[list[Launch], list[Launch
     """Return what training launches forward and backward; nothing runs."""
     x = case.tensor(device, random=device == "cpu")
     weight, bias = torch.ones(x.shape[1], device=device), torch.zeros(x.shape[1], device=device)
+    running = torch.zeros_like(weight), torch.ones_like(weight), 0.1
     with recording() as forward:
-        y, _, stats_3C = by_triton.forward(x, weight, bias, 1e-5, case.form)
+        y, stats_3C = by_triton.forward_moving(x, weight, bias, 1e-5, case.form, running)
     kept = y if case.save == "output" else x
     with recording() as backward:
-        by_triton.backward(torch.ones_like(x), kept, stats_3C, weight, bias, case.form)
+        given = torch.ones_like(x), kept, stats_3C, weight, bias
+        by_triton.backward(*given, case.form, weight.dtype)
     return forward, backward
 
 
 def measure(case: Case, sample: int, processors: int) -> dict[str, Any]:
     """Return a case's row: passes of every kernel, of both directions and together."""
     triton_plan.PROCESSORS["cpu"] = processors
-    triton_plan.processors.cache_clear()
+    triton_plan.forget()
     directions = dict(zip(("forward", "backward"), launches(case), strict=True))
     kernels: dict[str, dict[str, Any]] = {}
     passes = dict.fromkeys(directions, 0.0)

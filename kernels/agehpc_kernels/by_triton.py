@@ -8,6 +8,7 @@ outputs have it too.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from agehpc_kernels.form import Form, statistics, wide
-from agehpc_kernels.triton_launch import Launch, run
-from agehpc_kernels.triton_plan import PARTS, Plan, Tile, is_channels_last, plan, power_of_2
+from agehpc_kernels.triton_plan import is_channels_last, plan
 
+_FEWEST_VALUES = 2**23
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+Running = tuple[Tensor, Tensor, float]
+"""Running mean and variance, contiguous float32, and how far they move to those of a batch."""
 
 
 def refusal(x: Tensor, form: Form) -> str | None:
@@ -30,7 +33,15 @@ def refusal(x: Tensor, form: Form) -> str | None:
 
 
 def slower(x: Tensor, form: Form) -> str | None:
-    """Say why another backend is the better choice: none is known to be, on a device."""
+    """Return why torch's own operators are the better choice for the size of `x`.
+
+    The kernels are faster at every size that was measured, but Python launches them: a layer takes
+    the host about 0.2 ms longer than F.batch_norm + F.leaky_relu (H100 with a slow host). A step of
+    small layers waits for the host; large ones save more than that (benchmarks/kernels.py).
+    """
+    if x.numel() < _FEWEST_VALUES:
+        fewest = f"{x.numel()} values are fewer than {_FEWEST_VALUES}"
+        return f"{fewest}: launches cost the host more than they save"
     return None
 
 
@@ -54,7 +65,11 @@ def _unfit(device: torch.device) -> str | None:
 
 def moments(x: Tensor, form: Form) -> Tensor:
     """Return float64 [3, C]: number of values of u, their mean, sum of squared deviations."""
-    return _no_moments(x) if not x.numel() else _moments(dense(x), None, form)[0]
+    if not x.numel():
+        return _no_moments(x)
+    moments_3C = _empty(x, torch.float64, 3)
+    _moments(dense(x), form, None, moments_3C, None, None)
+    return moments_3C
 
 
 def apply(
@@ -63,12 +78,8 @@ def apply(
     """Normalise by given statistics, scale, shift and activate: y."""
     x = dense(x)
     y = torch.empty_like(x)
-    if not x.numel():
-        return y
-    p = plan(x)
-    channel = _of_channels(stats_3C, weight, bias)
-    constants = _forward(form) | _layout(p, p.tile, x.dtype)
-    _run("apply", p.tiles * p.groups, (x, y, *channel, *p.shape), constants, p.tile.warps)
+    if x.numel():
+        _calls().apply(plan(x), form)((x, y, *_of_channels(stats_3C, weight, bias)))
     return y
 
 
@@ -79,19 +90,21 @@ def forward(
     if not x.numel():
         none = _no_moments(x)
         return torch.empty_like(x), none, statistics(none, eps, wide(x.dtype))
-    x = dense(x)
-    p = plan(x)
-    tile = p.forward_once
-    if tile is None:
-        moments_3C, stats_3C = _moments(x, eps, form)
-        assert stats_3C is not None
-        return apply(x, stats_3C, weight, bias, form), moments_3C, stats_3C
-    y = torch.empty_like(x)
-    moments_3C, stats_3C = _empty(x, torch.float64, 3), _empty(x, wide(x.dtype), 3)
-    channel = (moments_3C, *_of_channels(stats_3C, weight, bias))
-    constants = _forward(form) | {"EPS": eps} | _layout(p, tile, x.dtype)
-    _run("forward_once", _groups(p, tile), (x, y, *channel, *p.shape), constants, tile.warps)
-    return y, moments_3C, stats_3C
+    moments_3C = _empty(x, torch.float64, 3)
+    return _forward(x, weight, bias, eps, form, moments_3C, None)
+
+
+def forward_moving(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    form: Form,
+    running: Running | None,
+) -> tuple[Tensor, Tensor]:
+    """Normalise by the statistics of x, which has values, and move running ones: y, statistics."""
+    y, _, stats_3C = _forward(x, weight, bias, eps, form, None, running)
+    return y, stats_3C
 
 
 def backward_sums(
@@ -107,7 +120,7 @@ def backward_sums(
     They are the gradients of bias and weight.
     """
     dy, kept = _alike(dy, kept)
-    return _sums(dy, kept, None, _of_channels(stats_3C, weight, bias), form)[0]
+    return _sums(dy, kept, None, _of_channels(stats_3C, weight, bias), form, torch.float64)[0]
 
 
 def backward_apply(
@@ -122,13 +135,9 @@ def backward_apply(
     """Return dx. `means_2C` float64: the sums over all ranks over their number of values."""
     dy, kept = _alike(dy, kept)
     dx = torch.empty_like(kept, dtype=dy.dtype)
-    if not dx.numel():
-        return dx
-    p = plan(kept)
-    channel = (*_of_channels(stats_3C, weight, bias), means_2C.contiguous())
-    constants = _backward(form) | _layout(p, p.tile, kept.dtype)
-    arguments = (dy, kept, dx, *channel, *p.shape)
-    _run("apply_backward", p.tiles * p.groups, arguments, constants, p.tile.warps)
+    if dx.numel():
+        channel = _of_channels(stats_3C, weight, bias)
+        _calls().apply_backward(plan(kept), form)((dy, kept, dx, *channel, means_2C.contiguous()))
     return dx
 
 
@@ -139,20 +148,17 @@ def backward(
     weight: Tensor | None,
     bias: Tensor | None,
     form: Form,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Return dx and the sums, for statistics of this x alone."""
+    """Return dx and the sums, in a dtype, for statistics of this x alone."""
     dy, kept = _alike(dy, kept)
     channel = _of_channels(stats_3C, weight, bias)
-    p = plan(kept) if kept.numel() else None
-    tile = p.backward_once if p else None
-    if p is None or tile is None:
-        sums_2C, means_2C = _sums(dy, kept, None, channel, form)
+    if not kept.numel() or plan(kept).backward_once is None:
+        sums_2C, means_2C = _sums(dy, kept, None, channel, form, dtype)
         return backward_apply(dy, kept, stats_3C, weight, bias, means_2C, form), sums_2C
     dx = torch.empty_like(kept, dtype=dy.dtype)
-    sums_2C = _empty(kept, torch.float64, 2)
-    constants = _backward(form) | _layout(p, tile, kept.dtype)
-    arguments = (dy, kept, dx, *channel, sums_2C, *p.shape)
-    _run("backward_once", _groups(p, tile), arguments, constants, tile.warps)
+    sums_2C = _empty(kept, dtype, 2)
+    _calls().backward_once(plan(kept), form)((dy, kept, dx, *channel, sums_2C))
     return dx, sums_2C
 
 
@@ -167,7 +173,8 @@ def backward_fixed(
     """Return dx and the sums, for statistics that do not depend on x (evaluation)."""
     dy, kept = _alike(dy, kept)
     dx = torch.empty_like(kept, dtype=dy.dtype)
-    return dx, _sums(dy, kept, dx, _of_channels(stats_3C, weight, bias), form)[0]
+    channel = _of_channels(stats_3C, weight, bias)
+    return dx, _sums(dy, kept, dx, channel, form, torch.float64)[0]
 
 
 def dense(x: Tensor) -> Tensor:
@@ -186,56 +193,67 @@ def _alike(dy: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     return _in_layout(dy, not kept.is_contiguous()), kept
 
 
-def _moments(x: Tensor, eps: float | None, form: Form) -> tuple[Tensor, Tensor | None]:
-    """Return moments and, for an eps, statistics, by two kernels."""
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    form: Form,
+    moments_3C: Tensor | None,
+    running: Running | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, `moments_3C` filled, if there are any, and the statistics."""
+    x = dense(x)
     p = plan(x)
-    channels = x.shape[1]
-    parts_P4C = x.new_empty((p.parts, 4, channels), dtype=wide(x.dtype))
-    moments_3C = _empty(x, torch.float64, 3)
-    stats_3C = None if eps is None else _empty(x, wide(x.dtype), 3)
-    constants = _forward(form) | _layout(p, p.tile, x.dtype)
-    arguments = (x, parts_P4C, *p.shape, p.tiles, p.per_program)
-    _run("moments", p.parts * p.groups, arguments, constants, p.tile.warps)
-    constants = {"EPS": eps, "ACC": _wide_type(x.dtype)}
-    _finish("combine", p.parts, channels, (parts_P4C, moments_3C, stats_3C), (), constants)
-    return moments_3C, stats_3C
+    stats_3C = _empty(x, p.wide, 3)
+    if p.forward_once is None:
+        _moments(x, form, eps, moments_3C, stats_3C, running)
+        return apply(x, stats_3C, weight, bias, form), moments_3C, stats_3C  # type: ignore[return-value]
+    y = torch.empty_like(x)
+    mean, var, momentum = running or (None, None, 0.0)
+    channel = _of_channels(stats_3C, weight, bias)
+    _calls().forward_once(p, form, eps)((x, y, moments_3C, *channel, mean, var), momentum)
+    return y, moments_3C, stats_3C  # type: ignore[return-value]
+
+
+def _moments(
+    x: Tensor,
+    form: Form,
+    eps: float | None,
+    moments_3C: Tensor | None,
+    stats_3C: Tensor | None,
+    running: Running | None,
+) -> None:
+    """Fill what is wanted of moments, statistics (with an eps) and running statistics."""
+    p = plan(x)
+    parts_P4C = x.new_empty((p.parts, 4, x.shape[1]), dtype=p.wide)
+    _calls().moments(p, form)((x, parts_P4C))
+    mean, var, momentum = running or (None, None, 0.0)
+    _calls().combine(p, eps)((parts_P4C, moments_3C, stats_3C, mean, var), momentum)
 
 
 def _sums(
-    dy: Tensor, kept: Tensor, dx: Tensor | None, channel: tuple[Tensor | None, ...], form: Form
+    dy: Tensor,
+    kept: Tensor,
+    dx: Tensor | None,
+    channel: tuple[Tensor | None, ...],
+    form: Form,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return sums and means [2, C], and fill dx for fixed statistics unless it is None."""
-    channels = kept.shape[1]
+    """Return sums in a dtype and means [2, C]; fill dx for fixed statistics unless it is None."""
+    sums_2C, means_2C = (_empty(kept, d, 2) for d in (dtype, torch.float64))
     if not kept.numel():
-        none = kept.new_zeros((2, channels), dtype=torch.float64)
-        return none, none
+        return sums_2C.zero_(), means_2C.zero_()
     p = plan(kept)
-    parts_P2C = kept.new_empty((p.parts, 2, channels), dtype=wide(kept.dtype))
-    results_22C = kept.new_empty((2, 2, channels), dtype=torch.float64)
-    constants = _backward(form) | _layout(p, p.tile, kept.dtype)
-    arguments = (dy, kept, dx, *channel, parts_P2C, *p.shape, p.tiles, p.per_program)
-    _run("sums", p.parts * p.groups, arguments, constants, p.tile.warps)
-    count = kept.numel() // channels
-    _finish("add_up", p.parts, channels, (parts_P2C, results_22C), (count,), {})
-    return results_22C[0], results_22C[1]
+    parts_P2C = kept.new_empty((p.parts, 2, kept.shape[1]), dtype=p.wide)
+    _calls().sums(p, form)((dy, kept, dx, *channel, parts_P2C))
+    _calls().add_up(p)((parts_P2C, sums_2C, means_2C))
+    return sums_2C, means_2C
 
 
-def _finish(
-    name: str,
-    parts: int,
-    channels: int,
-    tensors: tuple[Tensor | None, ...],
-    more: tuple[int, ...],
-    constants: dict[str, Any],
-) -> None:
-    rows = power_of_2(parts)
-    columns = min(power_of_2(channels), max(1, PARTS // rows), 128)
-    constants = {**constants, "ROWS": rows, "COLUMNS": columns}
-    _run(name, -(-channels // columns), (*tensors, channels, parts, *more), constants, 8)
-
-
-def _groups(p: Plan, tile: Tile) -> int:
-    return -(-p.shape[1] // tile.columns) if p.channels_last else p.shape[1]
+@functools.cache
+def _calls() -> Any:
+    return importlib.import_module("agehpc_kernels.triton_calls")
 
 
 def _of_channels(
@@ -243,44 +261,6 @@ def _of_channels(
 ) -> tuple[Tensor | None, ...]:
     assert (weight is None) == (bias is None), "weight and bias come together"
     return tuple(None if t is None else t.contiguous() for t in (stats_3C, weight, bias))
-
-
-def _forward(form: Form) -> dict[str, Any]:
-    return {"SLOPE": form.slope, "ACTIVATION_FIRST": form.order == "activation_first"}
-
-
-def _backward(form: Form) -> dict[str, Any]:
-    assert form.save == "input" or form.slope > 0, "x cannot be found again from y"
-    return _forward(form) | {"FROM_OUTPUT": form.save == "output"}
-
-
-def _layout(p: Plan, tile: Tile, dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "ROWS": tile.rows,
-        "COLUMNS": tile.columns,
-        "CHANNELS_LAST": p.channels_last,
-        "BIG": p.big,
-        "ACC": _wide_type(dtype),
-    }
-
-
-def _wide_type(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if wide(dtype) == torch.float64 else tl.float32
-
-
-def _run(
-    name: str,
-    programs: int,
-    arguments: tuple[Tensor | int | None, ...],
-    constants: dict[str, Any],
-    warps: int,
-) -> None:
-    from agehpc_kernels import triton_kernels, triton_shared
-
-    kernel = getattr(triton_shared if name in ("combine", "add_up") else triton_kernels, name)
-    run(Launch(kernel, programs, arguments, constants, warps))
 
 
 def _empty(x: Tensor, dtype: torch.dtype, rows: int) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor
 from agehpc_kernels.form import Form, Order, Save
 
 Backend = Literal["auto", "triton", "cpp", "torch", "aten"]
-Way = Literal["torch", "layer", "operators"]
-"""F.batch_norm and F.leaky_relu, by_cpp.layer, or the registered operators."""
+Way = Literal["torch", "cpp", "triton", "operators"]
+"""F.batch_norm and F.leaky_relu, a backend's own layer, or the registered operators."""
 VARIABLE = "AGEHPC_KERNELS_BACKEND"
 
 _TITLES = {
@@ -26,7 +26,7 @@ _TITLES = {
     "torch": "torch's own batch_norm and leaky_relu",
     "aten": "the kernels' formulas in plain torch",
 }
-_WAYS: dict[str, Way] = {"torch": "torch", "cpp": "layer"}
+_WAYS: dict[str, Way] = {"torch": "torch", "cpp": "cpp", "triton": "triton"}
 # The fastest first. Triton's interpreter runs on the CPU too, but only where it is forced.
 _CANDIDATES = {"cuda": ("triton", "torch", "aten"), "cpu": ("cpp", "torch", "aten")}
 _log = logging.getLogger(__name__)
@@ -136,8 +136,10 @@ def way(x: Tensor, slope: float, order: Order, save: Save) -> Way:
 
 
 @functools.cache
-def layer() -> Callable[..., Tensor]:
-    """Return the operator of a layer of its own node in autograd, for what `way` says so of."""
+def layer(way: Way) -> Callable[..., Tensor]:
+    """Return a backend's layer of its own node in autograd, for training."""
+    if way == "triton":
+        return importlib.import_module("agehpc_kernels.triton_layer").layer
     module = _module("cpp")
     assert isinstance(module, ModuleType)
     return module.operators().layer.default

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from agehpc_kernels import ranks
-from agehpc_kernels.choice import layer, way
+from agehpc_kernels.choice import Way, layer, way
 from agehpc_kernels.derivatives import Forward, Setting, filled
 from agehpc_kernels.form import Form, Order, Save, statistics, wide
 from agehpc_kernels.ops import dense
@@ -85,10 +85,11 @@ def bn_leaky_relu(
     # Not for a tensor that stands for another, as a FakeTensor, nor under a mode that traces: it
     # would see memory being made and not what is written there. Nor for statistics kept narrow.
     plain = type(x) is Tensor and not is_in_torch_dispatch_mode()
-    if by == "layer" and training and plain and _moves(running_mean, running_var, momentum):
+    own = training and plain and by != "operators"
+    if own and _moves(by, running_mean, running_var, momentum):
         first, output = order == "activation_first", save == "output"
         given = x, weight, bias, running_mean, running_var
-        return layer()(*given, momentum, eps, slope, first, output)
+        return layer(by)(*given, momentum, eps, slope, first, output)
     form = Form(slope, order, save)
     setting = Setting(form, eps, not training, sync, group)
     fixed_3C = None if training else _of_running(running_mean, running_var, eps, x.dtype)
@@ -99,11 +100,16 @@ def bn_leaky_relu(
     return y
 
 
-def _moves(mean: Tensor | None, var: Tensor | None, momentum: float | Tensor) -> bool:
-    """Return whether a layer of its own node can move these statistics."""
+def _moves(by: Way, mean: Tensor | None, var: Tensor | None, momentum: float | Tensor) -> bool:
+    """Return whether a backend's own layer can move these statistics."""
     if isinstance(momentum, Tensor):
         return False
-    return mean is None or var is None or (mean.dtype in _WIDE and var.dtype in _WIDE)
+    if mean is None or var is None:
+        return True
+    if by == "cpp":
+        return mean.dtype in _WIDE and var.dtype in _WIDE
+    # A kernel's momentum is float32.
+    return mean.dtype == var.dtype == torch.float32 and mean.is_contiguous() and var.is_contiguous()
 
 
 def _by_torch(

@@ -14,11 +14,13 @@ from agehpc_kernels.triton_shared import (
     gradients,
     input_of_norm,
     mean_and_squares,
+    move,
     of_channels,
     output,
     scale_and_shift,
     split_statistics,
     store_rows_3,
+    unbiased,
 )
 from agehpc_kernels.triton_tiles import (
     against_memory,
@@ -114,9 +116,12 @@ def forward_once(
     stats_ptr,
     weight_ptr,
     bias_ptr,
+    running_mean_ptr,
+    running_var_ptr,
     N,
     C,
     S,
+    momentum,
     SLOPE: tl.constexpr,
     ACTIVATION_FIRST: tl.constexpr,
     EPS: tl.constexpr,
@@ -126,7 +131,10 @@ def forward_once(
     BIG: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Write y, moments and statistics of a group that is one tile."""
+    """Write y, moments and statistics of a group that is one tile; move running statistics.
+
+    Moments and running statistics unless their pointers are None.
+    """
     group = tl.program_id(0)
     c, inside = channels(group, C, COLUMNS, CHANNELS_LAST)
     at, mask, count = place(0, group, N, C, S, ROWS, COLUMNS, CHANNELS_LAST, BIG)
@@ -142,12 +150,17 @@ def forward_once(
     s2 = sum_of_channels(rest * rest, CHANNELS_LAST)
     n = tl.cast(count, tl.float64)
     mean, squares = mean_and_squares(n, pivot.to(tl.float64), s1.to(tl.float64), s2.to(tl.float64))
-    store_rows_3(moments_ptr, c, inside, C, n, mean, squares)
+    if moments_ptr is not None:
+        store_rows_3(moments_ptr, c, inside, C, n, mean, squares)
     high, low, inverse = split_statistics(n, mean, squares, EPS, ACC)
     store_rows_3(stats_ptr, c, inside, C, high, low, inverse)
+    var = unbiased(n, squares, ACC)
     weight, bias = scale_and_shift(weight_ptr, bias_ptr, c, inside, ACC)
     y = output(u, high, low, inverse, weight, bias, SLOPE, ACTIVATION_FIRST)
     tl.store(y_ptr + at, y, mask)
+    # Here, where registers are free again.
+    if running_mean_ptr is not None:
+        move(running_mean_ptr, running_var_ptr, momentum, c, inside, high, var)
 
 
 @triton.jit
@@ -279,8 +292,8 @@ def backward_once(
     )
     s1 = sum_of_channels(g, CHANNELS_LAST)
     s2 = sum_of_channels(g * x_hat, CHANNELS_LAST)
-    tl.store(sums_ptr + c, s1.to(tl.float64), inside)
-    tl.store(sums_ptr + C + c, s2.to(tl.float64), inside)
+    tl.store(sums_ptr + c, s1, inside)
+    tl.store(sums_ptr + C + c, s2, inside)
     # One division for all the channels that a thread finishes, or registers spill around them.
     share = tl.full([], 1, ACC) / count
     first, second = s1 * share, s2 * share

@@ -1,6 +1,7 @@
 """Launches of Triton kernels, which can be looked at instead of run."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ class Launch(NamedTuple):
     kernel: Any
     """What `triton.jit` made of a function."""
     programs: int
-    arguments: tuple[Tensor | int | None, ...]
+    arguments: tuple[Tensor | int | float | None, ...]
+    """Tensors first, then integers, then floats."""
     constants: dict[str, Any]
     warps: int
 
@@ -37,14 +39,84 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = before
 
 
-def run(launch: Launch) -> None:
-    """Launch on the device of its first tensor."""
+class Call:
+    """A launch but for its tensors and floats, which differ from call to call.
+
+    Finding out what a kernel has to be compiled for takes Triton longer than many a kernel runs.
+    The integers are settled here, so it can depend on the tensors' dtypes and alignment alone:
+    what was compiled is kept by them.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        programs: int,
+        integers: tuple[int, ...],
+        constants: dict[str, Any],
+        warps: int,
+    ) -> None:
+        self._launch = Launch(kernel, programs, integers, constants, warps)
+        self._constants = tuple(constants[n] for n in kernel.arg_names if n in constants)
+        self._ready: dict[tuple[Any, ...], Callable[..., None]] = {}
+
+    def __call__(self, tensors: tuple[Tensor | None, ...], *floats: float) -> None:
+        """Launch on the device of the first tensor."""
+        arguments = (*tensors, *self._launch.arguments, *floats)
+        if _recorded is not None:
+            run(self._launch._replace(arguments=arguments))
+            return
+        first = tensors[0]
+        assert first is not None
+        device = first.device
+        # A compiled kernel is loaded on one device, and counts on addresses that 16 divides.
+        kinds = [None if t is None else (t.dtype, t.data_ptr() % 16 == 0) for t in tensors]
+        key = (device, *kinds)
+        ready = self._ready.get(key)
+        if ready is None:
+            compiled = run(self._launch._replace(arguments=arguments))
+            if compiled is not None:  # the interpreter compiles nothing
+                self._ready[key] = _again(compiled, self._launch.programs, device)
+        elif _devices() == 1 or device.index == torch.cuda.current_device():
+            ready(*arguments, *self._constants)
+        else:
+            with torch.cuda.device(device):
+                ready(*arguments, *self._constants)
+
+
+def _again(compiled: Any, programs: int, device: torch.device) -> Callable[..., None]:
+    """Return what launches a compiled kernel once more, with all its arguments.
+
+    As `compiled[(programs, 1, 1)]`, which asks for the device and the stream in Python at every
+    call, and in so doing takes the host as long as the launch itself.
+    """
+    from triton import knobs
+
+    start, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    stream_of, index, runtime = torch._C._cuda_getCurrentRawStream, device.index, knobs.runtime
+
+    def launch(*arguments: Any) -> None:
+        if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:  # a profiler's
+            compiled[(programs, 1, 1)](*arguments)
+            return
+        stream = stream_of(index)
+        start(programs, 1, 1, stream, function, packed, None, None, None, *arguments)
+
+    return launch
+
+
+@functools.cache
+def _devices() -> int:
+    return torch.cuda.device_count()
+
+
+def run(launch: Launch) -> Any:
+    """Launch on the device of its first tensor; return what was compiled, if anything was."""
     if _recorded is not None:
         _recorded.append(launch)
-        return
+        return None
     device = next(a.device for a in launch.arguments if isinstance(a, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        launch.kernel[(launch.programs,)](
+        return launch.kernel[(launch.programs,)](
             *launch.arguments,
             **launch.constants,
             num_warps=launch.warps,
@@ -80,7 +152,7 @@ def compile_ahead(launch: Launch, capability: int) -> Any:
             constants[(i,)] = value
             continue
         signature[names[i]] = mangle_type(value)
-        if isinstance(value, Tensor) or value % 16 == 0:
+        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(i,)] = [["tt.divisibility", 16]]
     return triton.compile(
         ASTSource(launch.kernel, signature, constants, attributes),

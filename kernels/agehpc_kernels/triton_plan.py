@@ -12,6 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from agehpc_kernels.form import wide
+
 TILE = 4096
 """Values of a tile of the two-pass kernels: for 8 warps, or 16 where channels are last."""
 FORWARD_ONCE, BACKWARD_ONCE = 32768, 16384
@@ -36,6 +38,9 @@ SECTOR = 32
 PROCESSORS = {"cpu": 8, "meta": 108}
 """Multiprocessors assumed without a device; few, so that the interpreter has little to do."""
 
+_MOST_KNOWN = 4096
+_known: "dict[tuple[object, ...], Plan]" = {}
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,15 +51,17 @@ class Tile:
     warps: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What runs for one shape, layout and dtype."""
+    """What runs for one shape, layout and dtype; there is one of each, so it is its own key."""
 
     channels_last: bool
     shape: tuple[int, int, int]
     """N, C, S as the kernels see them."""
     big: bool
     """Offsets need 64 bits."""
+    wide: torch.dtype
+    """Of arithmetic."""
     tile: Tile
     groups: int
     """Programs side by side over channels."""
@@ -88,9 +95,21 @@ def is_channels_last(x: Tensor) -> bool:
 
 def plan(x: Tensor) -> Plan:
     """Return what runs for a dense, non-empty tensor [N, C, *]."""
-    return _plan(
-        tuple(x.shape), is_channels_last(x), x.dtype, processors(x.device), needs_64_bits(x)
-    )
+    key = (x.shape, x.stride(), x.dtype, x.device)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        given = processors(x.device), needs_64_bits(x)
+        found = _known[key] = _plan(tuple(x.shape), is_channels_last(x), x.dtype, *given)
+    return found
+
+
+def forget() -> None:
+    """Let every plan be made anew."""
+    _known.clear()
+    for function in (_plan, processors):
+        function.cache_clear()
 
 
 def needs_64_bits(x: Tensor) -> bool:
@@ -124,6 +143,7 @@ def _plan(
         channels_last=channels_last,
         shape=(n, c, s),
         big=big,
+        wide=wide(dtype),
         # Of several channels a thread holds more: half the values each, or it spills.
         tile=Tile(rows, columns, _warps(rows * columns * (2 if channels_last else 1), 16)),
         groups=groups,

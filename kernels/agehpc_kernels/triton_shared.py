@@ -125,20 +125,39 @@ def store_rows_3(ptr, c, mask, C, first, second, third):
 
 
 @triton.jit
+def unbiased(n, squares, ACC: tl.constexpr):
+    """Return the variance over n - 1."""
+    return (squares * (1.0 / tl.maximum(n - 1, 1.0))).to(ACC)
+
+
+@triton.jit
+def move(mean_ptr, var_ptr, momentum, c, mask, mean, var):
+    """Move float32 running statistics towards those of a batch."""
+    old = tl.load(mean_ptr + c, mask, other=0)
+    tl.store(mean_ptr + c, old + momentum * (mean.to(tl.float32) - old), mask)
+    old = tl.load(var_ptr + c, mask, other=0)
+    tl.store(var_ptr + c, old + momentum * (var.to(tl.float32) - old), mask)
+
+
+@triton.jit
 def combine(
     parts_ptr,
     moments_ptr,
     stats_ptr,
+    running_mean_ptr,
+    running_var_ptr,
     C,
     P,
+    momentum,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Combine parts [P, 4, C] to moments and, unless that pointer is None, statistics [3, C].
+    """Combine parts [P, 4, C] to moments and statistics [3, C], and move running ones.
 
-    A part is a number of values, a pivot, and the sums of distances from it and of their squares.
+    Not those whose pointer is None. A part is a number of values, a pivot, and the sums of
+    distances from it and of their squares.
 
     After Chan, Golub and LeVeque (1979), in float64 and in an order that never changes.
     """
@@ -159,15 +178,28 @@ def combine(
     s2 = tl.sum(s2 + away * (2 * s1 + n * away), 0)
     s1 = tl.sum(s1 + n * away, 0)
     mean, squares = mean_and_squares(count, first, s1, s2)
-    store_rows_3(moments_ptr, c, inside, C, count, mean, squares)
+    if moments_ptr is not None:
+        store_rows_3(moments_ptr, c, inside, C, count, mean, squares)
     if stats_ptr is not None:
         high, low, inverse = split_statistics(count, mean, squares, EPS, ACC)
         store_rows_3(stats_ptr, c, inside, C, high, low, inverse)
+    if running_mean_ptr is not None:
+        var = unbiased(count, squares, ACC)
+        move(running_mean_ptr, running_var_ptr, momentum, c, inside, mean, var)
 
 
 @triton.jit
-def add_up(parts_ptr, sums_ptr, C, P, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Add parts [P, 2, C] to float64 [2, 2, C]: the sums, and the sums over count."""
+def add_up(
+    parts_ptr,
+    sums_ptr,
+    means_ptr,
+    C,
+    P,
+    count,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Add parts [P, 2, C] to sums [2, C], and to float64 means [2, C], the sums over count."""
     p = tl.arange(0, ROWS)[:, None]
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < C
@@ -176,4 +208,4 @@ def add_up(parts_ptr, sums_ptr, C, P, count, ROWS: tl.constexpr, COLUMNS: tl.con
         part = tl.load(parts_ptr + (p * 2 + row) * C + c[None, :], mask, other=0)
         total = tl.sum(part.to(tl.float64), 0)
         tl.store(sums_ptr + row * C + c, total, inside)
-        tl.store(sums_ptr + (2 + row) * C + c, total / tl.cast(count, tl.float64), inside)
+        tl.store(means_ptr + row * C + c, total / tl.cast(count, tl.float64), inside)

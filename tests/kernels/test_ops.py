@@ -158,6 +158,8 @@ class TestChoice:
     def test_forced(self, backends: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
         cpp, triton = Stub(None), Stub(None)
         backends |= {"cpp": cpp.module, "triton": triton.module}
+        layer = SimpleNamespace(layer=triton._layer)
+        monkeypatch.setitem(sys.modules, "agehpc_kernels.triton_layer", layer)
         with backend("triton"):
             assert self.ran(triton)
             with backend("aten"):

@@ -10,11 +10,12 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from agehpc_kernels import by_triton
+from agehpc_kernels import by_triton, triton_launch
 from agehpc_kernels.form import Form
 from agehpc_kernels.triton_launch import Launch, compile_ahead, recording
 from agehpc_kernels.triton_plan import PARTS, plan
@@ -55,9 +56,9 @@ def launches(shape: tuple[int, ...], dtype: torch.dtype, last: bool, form: Form)
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     w = torch.empty(shape[1], device="meta")
     with recording() as found:
-        y, _, stats = by_triton.forward(x, w, w, 1e-5, form)
+        y, stats = by_triton.forward_moving(x, w, w, 1e-5, form, (w, w, 0.1))
         by_triton.apply(x, stats, w, w, form)
-        by_triton.backward(y, x, stats, w, w, form)
+        by_triton.backward(y, x, stats, w, w, form, w.dtype)
         by_triton.backward_fixed(y, x, stats, w, w, form)
     return found
 
@@ -159,3 +160,44 @@ def test_refusals():
     assert by_triton.refusal(x, form) == "Triton: does not compile for cpu"
     assert by_triton.refusal(x.to("meta"), form) == "Triton: does not compile for meta"
     assert by_triton.refusal(x.long(), form) == "Triton: no kernels for torch.int64"
+
+
+def test_small_tensors_are_left_to_torch():
+    small, large = (torch.empty(n, 64, 64, 64, device="meta") for n in (31, 32))
+    assert by_triton.slower(large, Form(0.2)) is None
+    assert by_triton.slower(small, Form(0.2)) == (
+        "8126464 values are fewer than 8388608: launches cost the host more than they save"
+    )
+
+
+def test_a_call_compiles_for_each_kind_of_tensors(monkeypatch: pytest.MonkeyPatch):
+    """Dtypes, alignment, and which are missing; a ready one gets what a first launch would."""
+    compiled, launched = [], []
+
+    def run(launch: Launch) -> SimpleNamespace:
+        compiled.append(launch)
+        found = f"kernel {len(compiled)}", f"metadata {len(compiled)}"
+        return SimpleNamespace(
+            run=lambda *a: launched.append(a), function=found[0], packed_metadata=found[1]
+        )
+
+    monkeypatch.setattr(triton_launch, "run", run)
+    monkeypatch.setattr(triton_launch, "_devices", lambda: 1)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 42)
+    kernel = SimpleNamespace(arg_names=["a", "b", "n", "f", "X", "Y"])
+    call = triton_launch.Call(kernel, 7, (5,), {"Y": 2, "X": 1}, 4)
+    a, b = torch.zeros(16), torch.zeros(16)
+    kinds = [(a, b), (a, None), (a[1:], b), (a, b[1:]), (a.double(), b), (a[4:], b[8:])]
+    for _ in range(2):
+        for tensors in kinds:
+            call(tensors, 0.5)
+    assert len(compiled) == 5  # the last is aligned as the first
+    assert all(c.constants == {"Y": 2, "X": 1} and c.programs == 7 for c in compiled)
+    assert len(launched) == 2 * len(kinds) - len(compiled)
+    for grid_x, grid_y, grid_z, stream, function, metadata, *rest in launched:
+        assert (grid_x, grid_y, grid_z, stream) == (7, 1, 1, 42)
+        assert function.split()[1] == metadata.split()[1]
+        assert rest[:3] == [None, None, None]  # nobody watches
+        assert rest[5:] == [5, 0.5, 1, 2]
+    functions = [function for *_, function in (one[:5] for one in launched)]
+    assert functions[-6:] == [f"kernel {n}" for n in (1, 2, 3, 4, 5, 1)]

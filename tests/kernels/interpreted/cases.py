@@ -46,9 +46,9 @@ def two_pass() -> Iterator[None]:
         patch.setattr(triton_plan, "FORWARD_ONCE", 0)
         patch.setattr(triton_plan, "BACKWARD_ONCE", 0)
         patch.setattr(triton_plan, "TILE", 256)
-        triton_plan._plan.cache_clear()
+        triton_plan.forget()
         yield
-    triton_plan._plan.cache_clear()
+    triton_plan.forget()
 
 
 def torchs(
