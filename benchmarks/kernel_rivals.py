@@ -73,6 +73,7 @@ def eager_in_place(case: Case, device: torch.device) -> Layer:
 
 def compiled(case: Case, device: torch.device) -> Layer:
     """torch's own functions through torch.compile."""
+    torch._dynamo.reset()  # compiled for more than 8 cases a function is given up
     layer = eager(case, device)
     return layer._replace(run=torch.compile(layer.run, fullgraph=True, dynamic=False))
 

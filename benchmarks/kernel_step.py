@@ -1,5 +1,6 @@
 """The whole training step with fused norms beside the same step with torch's own."""
 
+import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -12,19 +13,22 @@ RECIPES = ("dcgan_64", "video_age_64")
 KERNELS = ("auto", "reference")
 
 
-def steps(recipes: list[str], number: int, repeats: int, extra: list[str]) -> list[dict[str, Any]]:
+def steps(chosen: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
     """Return rows of samples/s and peak memory, `auto` over `reference`, for each recipe.
 
-    Both run in processes of their own and take turns.
+    Both run in processes of their own and take turns. `chosen` holds kernels.py's options of
+    --step: `recipe`, `steps`, `tick_steps`, `repeats`.
 
     Raises:
         throughput.RunFailedError: a run did not reach its end.
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="agehpc-bench-") as name:
-        for recipe in recipes:
-            words = ["--recipe", recipe, "--steps", str(number), "--repeats", str(repeats), "--"]
-            options, flags = throughput.parse([*words, *extra])
+        for recipe in chosen.recipe:
+            words = ["--recipe", recipe]
+            for option in ("steps", "tick_steps", "repeats"):
+                words += [f"--{option.replace('_', '-')}", str(getattr(chosen, option))]
+            options, flags = throughput.parse([*words, "--", *extra])
             todo = [
                 variant
                 for kernel in KERNELS

@@ -38,7 +38,7 @@ from throughput import RunFailedError
 
 from agehpc.errors import EXIT_DONE, EXIT_FAILURE, AgehpcError
 from agehpc.observe import environment
-from agehpc_kernels import explain
+from agehpc_kernels import backend, explain
 from agehpc_kernels.triton_plan import plan
 
 FOLDER = Path(__file__).resolve().parent
@@ -55,6 +55,7 @@ EAGER_PASSES = 13.0  # 5 forward, 8 backward: norm and activation each read and 
 PREDICTED = ((16, 64, 256, 256), (16, 512, 32, 32))  # goes over memory twice; held on chip
 GPU_SHAPES = (*NAMED, *PREDICTED, (8, 64, 16, 128, 128))
 DTYPES = ("float32", "bfloat16")
+GPU_DTYPES = (*DTYPES, "float16")
 Row = dict[str, Any]
 
 
@@ -166,14 +167,18 @@ def cpu(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def gpu(options: argparse.Namespace) -> Iterator[Row]:
-    """Every provider on the GPU: microseconds, and bytes a second as a share of a copy's."""
+    """Every provider on the GPU: microseconds, and bytes a second as a share of a copy's.
+
+    `fused` is Triton's kernels, also where another backend would be chosen.
+    """
     device = torch.device("cuda")
     rate = copy_rate(device)
     yield {"provider": "copy", "quantity": "GB/s", "value": rate / 1e9}
     for shape in GPU_SHAPES:
-        for case in (Case(shape, d, last) for d in (*DTYPES, "float16") for last in (False, True)):
+        for case in (Case(shape, d, last) for d in options.dtype for last in (False, True)):
             for save in SAVES:
-                yield from _on_gpu(replace(case, save=save), device, rate)
+                with backend("triton"):
+                    yield from _on_gpu(replace(case, save=save), device, rate)
 
 
 def _on_gpu(case: Case, device: torch.device, rate: float) -> Iterator[Row]:
@@ -181,10 +186,9 @@ def _on_gpu(case: Case, device: torch.device, rate: float) -> Iterator[Row]:
     # Passes that these kernels need, which rivals are held to as well.
     passes = {"forward": 2 if chosen.forward_once else 3}
     passes["backward"] = 3 if chosen.backward_once else 5
-    passes["both"] = sum(passes.values())
+    passes["both"] = passes["both, in a graph"] = sum(passes.values())
+    fused: dict[str, float] = {}
     for provider, direction, note, milliseconds in on_gpu(case, device):
-        if provider != "fused" and case.save == "output":
-            continue
         middle, low, high = (1000 * value for value in milliseconds)
         share = passes[direction] * case.bytes / (middle / 1e6) / rate
         yield case.columns | {
@@ -197,6 +201,12 @@ def _on_gpu(case: Case, device: torch.device, rate: float) -> Iterator[Row]:
             "detail": f"{passes[direction]} passes at {share:.1%} of the copy's rate",
             "note": note,
         }
+        if provider == "fused":
+            fused[direction] = middle
+        elif direction.startswith("both"):
+            name = direction.replace("both", "speed ratio")
+            figures = {"quantity": name, "value": middle / fused[direction], "note": note}
+            yield case.columns | {"provider": "fused", "over": provider} | figures
 
 
 def measure(options: argparse.Namespace, extra: list[str]) -> Iterator[Row]:
@@ -207,7 +217,7 @@ def measure(options: argparse.Namespace, extra: list[str]) -> Iterator[Row]:
         for row in parts[name](options):
             yield {"part": name} | row
     if options.step:
-        yield from steps(options.recipe, options.steps, options.repeats, extra)
+        yield from steps(options, extra)
 
 
 def line(row: Row) -> str:
@@ -232,11 +242,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, help="what is told (default: all that can be here)")
     add("--full", action="store_true", help="compile for every shape: half an hour")
+    add("--dtype", nargs="+", choices=GPU_DTYPES, default=GPU_DTYPES, help="of `gpu` (all)")
     add("--rounds", type=int, default=21, help="turns on the CPU (21)")
     add("--also", nargs="+", choices=["torch.compile"], default=[], help="more on the CPU")
     add("--step", action="store_true", help="whole training steps instead")
     add("--recipe", nargs="+", default=list(STEP_RECIPES), help="recipes of --step")
     add("--steps", type=int, default=20, help="training steps of a run of --step (20)")
+    add("--tick-steps", type=int, default=1, help="of them, steps between two looks at the clock")
     add("--repeats", type=int, default=3, help="runs of each variant of --step (3)")
     add("--out", type=Path, default=RESULTS, help=f"CSV that rows are added to ({RESULTS.name})")
     add("--json", action="store_true", help="print the rows as JSON")
@@ -275,9 +287,9 @@ def bench(options: argparse.Namespace, extra: list[str]) -> int:
             if name in row:
                 row[name] = float(f"{row[name]:.4g}")
         rows.append(dict.fromkeys(COLUMNS, "") | row | about)
+        append(options.out, COLUMNS, rows[-1:])
         if not options.json:
             print(line(row), flush=True)
-    append(options.out, COLUMNS, rows)
     if options.json:
         print(json.dumps(rows, indent=2))
     missed = [row for row in rows if row["met"] is False]

@@ -159,13 +159,14 @@ def test_steps_run_both_kernels_in_turns(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_step, "pack_demo", lambda kind, size, folder: tmp_path)
     monkeypatch.setattr(throughput, "measure", measure)
     flags = ["--train.global-batch", "16"]
-    speed, memory = kernel_step.steps(["dcgan_64"], 20, 2, flags)
+    chosen = SimpleNamespace(recipe=["dcgan_64"], steps=20, tick_steps=1, repeats=2)
+    speed, memory = kernel_step.steps(chosen, flags)
     assert (speed["value"], speed["low"], speed["high"]) == (1.2, 1.2, 1.2)
     assert speed["detail"] == "12 and 10 samples/s"
     assert (memory["value"], memory["note"]) == (0.75, "dcgan_64")
     monkeypatch.setattr(throughput, "measure", lambda *_: ([], {1: "broken"}))
     with pytest.raises(throughput.RunFailedError, match="broken"):
-        kernel_step.steps(["dcgan_64"], 20, 2, flags)
+        kernel_step.steps(chosen, flags)
 
 
 @pytest.mark.gpu
