@@ -210,9 +210,15 @@ def _forward(
         _moments(x, form, eps, moments_3C, stats_3C, running)
         return apply(x, stats_3C, weight, bias, form), moments_3C, stats_3C  # type: ignore[return-value]
     y = torch.empty_like(x)
+    apart = running is not None and not p.moves
+    if apart and moments_3C is None:
+        moments_3C = _empty(x, torch.float64, 3)
     mean, var, momentum = running or (None, None, 0.0)
     channel = _of_channels(stats_3C, weight, bias)
-    _calls().forward_once(p, form, eps)((x, y, moments_3C, *channel, mean, var), momentum)
+    moved = (None, None) if apart else (mean, var)
+    _calls().forward_once(p, form, eps)((x, y, moments_3C, *channel, *moved), momentum)
+    if apart:
+        _calls().move_by(p)((moments_3C, mean, var), momentum)
     return y, moments_3C, stats_3C  # type: ignore[return-value]
 
 

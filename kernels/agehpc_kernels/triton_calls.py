@@ -43,6 +43,15 @@ def forward_once(p: Plan, form: Form, eps: float) -> Call:
 
 
 @_kept
+def move_by(p: Plan) -> Call:
+    """moments, running mean and variance, momentum."""
+    channels = p.shape[1]
+    columns = min(power_of_2(channels), 128)
+    programs = -(-channels // columns)
+    return Call(triton_shared.move_by, programs, (channels,), {"COLUMNS": columns}, 1)
+
+
+@_kept
 def sums(p: Plan, form: Form) -> Call:
     """dy, kept, dx, statistics, weight, bias, parts."""
     return _over_tiles("sums", p, _backward(form), p.tiles, p.per_program)

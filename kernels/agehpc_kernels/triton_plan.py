@@ -23,6 +23,8 @@ Half where channels are last (a thread has several channels to finish), a quarte
 do not come as vectors; half where positions do not come as vectors of two-byte values. A quarter of
 that in float64.
 """
+MOVING = 16384
+"""Largest tile of the single-read forward that moves running statistics, not spilling."""
 PARTS = 512
 """Most parts of a channel: what one block of the kernels that finish them holds."""
 PROGRAMS = 2
@@ -76,9 +78,17 @@ class Plan:
     backward_once: Tile | None
 
     @property
+    def moves(self) -> bool:
+        """Whether the single-read forward has registers left to move running statistics."""
+        tile = self.forward_once
+        return tile is not None and tile.rows * tile.columns <= MOVING
+
+    @property
     def forward(self) -> tuple[str, ...]:
         """Names of the kernels that a training forward launches."""
-        return ("forward_once",) if self.forward_once else ("moments", "combine", "apply")
+        if self.forward_once is None:
+            return "moments", "combine", "apply"
+        return ("forward_once",) if self.moves else ("forward_once", "move_by")
 
     @property
     def backward(self) -> tuple[str, ...]:

@@ -189,6 +189,18 @@ def combine(
 
 
 @triton.jit
+def move_by(moments_ptr, mean_ptr, var_ptr, C, momentum, COLUMNS: tl.constexpr):
+    """Move running statistics by given moments [3, C]."""
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = c < C
+    n = tl.load(moments_ptr + c, inside, other=2)
+    mean = tl.load(moments_ptr + C + c, inside, other=0)
+    squares = tl.load(moments_ptr + 2 * C + c, inside, other=0)
+    var = unbiased(n, squares, tl.float32)  # type: ignore[arg-type]
+    move(mean_ptr, var_ptr, momentum, c, inside, mean, var)
+
+
+@triton.jit
 def add_up(
     parts_ptr,
     sums_ptr,

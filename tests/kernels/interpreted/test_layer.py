@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from agehpc_kernels import backend, bn_leaky_relu
+from agehpc_kernels import backend, bn_leaky_relu, triton_plan
 from agehpc_kernels.form import Order, Save
 from tests.kernels.forms import ORDERS, SAVES, reference
 from tests.kernels.interpreted.cases import DEVICE, channels_last, draw, two_pass
@@ -78,6 +78,17 @@ def test_equals_torch(once: bool, affine: str, frozen: tuple[str, ...], last: bo
         assert (leaf.grad is None) == (theirs[name].grad is None)
         if leaf.grad is not None:
             torch.testing.assert_close(leaf.grad, theirs[name].grad, rtol=1e-9, atol=1e-10)
+
+
+def test_statistics_of_a_tile_that_leaves_no_registers_to_move_them():
+    x = draw((32, 3, 32, 32), 0, torch.bfloat16) * 2 + 3
+    running, expected = statistics(3), statistics(3, torch.float64)
+    plan = triton_plan.plan(x)
+    assert plan.forward_once is not None
+    assert not plan.moves
+    bn_leaky_relu(x, None, None, *running, momentum=0.3)
+    F.batch_norm(x.double(), *expected, None, None, True, 0.3)
+    torch.testing.assert_close([r.double() for r in running], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("once", [True, False])
