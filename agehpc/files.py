@@ -28,3 +28,20 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def unwritable(path: str | Path) -> str | None:
+    """Say why a file cannot be made or written, or None where it can; touches nothing.
+
+    Folders that it lies in may be missing: they can be made where the first that is there allows.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return f"{path} is a folder"
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there != path and not there.is_dir():
+        return f"{there} is no folder"
+    needed = os.W_OK if there == path else os.W_OK | os.X_OK
+    return None if os.access(there, needed) else f"{there} is not writable"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agehpc.files import atomic_path, write_text
+from agehpc.files import atomic_path, unwritable, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -39,3 +39,16 @@ def test_a_missing_folder_is_an_os_error(tmp_path):
 def test_text_is_utf_8_with_unix_lines(tmp_path):
     write_text(tmp_path / "a.txt", "é\n")
     assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    assert unwritable(tmp_path / "new") is None
+    assert unwritable(tmp_path / "a" / "b" / "new") is None
+    assert unwritable(tmp_path / "file") is None
+    assert unwritable(tmp_path) == f"{tmp_path} is a folder"
+    assert unwritable(tmp_path / "file" / "new") == f"{tmp_path / 'file'} is no folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may do all
+    assert unwritable(tmp_path / "a" / "new") == f"{tmp_path} is not writable"
+    assert unwritable(tmp_path / "file") is None

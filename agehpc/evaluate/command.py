@@ -15,8 +15,17 @@ from pydantic import Field
 from agehpc.cluster.environment import resolve
 from agehpc.config.schema import Section
 from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
-from agehpc.evaluate.compare import LOG, append, side_by_side
-from agehpc.evaluate.protocols import OF_MODEL, PROTOCOLS, Way, check_names, digest, figures
+from agehpc.evaluate.compare import LOG, append, check_writable, side_by_side
+from agehpc.evaluate.protocols import (
+    OF_MODEL,
+    PROTOCOLS,
+    USUAL,
+    Way,
+    check_names,
+    described,
+    digest,
+    figures,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +45,8 @@ class Opened(NamedTuple):
 
     about: "dict[str, Any]"
     """For the rows."""
+    metrics: "tuple[str, ...]"
+    """Of sets of samples."""
     real: "Source | None"
     fake: "Source | None"
     """None where no metric is of sets."""
@@ -56,8 +67,9 @@ class Opened(NamedTuple):
 class EvaluateFlags(Section):
     """Score what a run generates, or any two sets of samples; on as many ranks as are started."""
 
-    metrics: tuple[str, ...] = ("frechet_lite0",)
-    """What to measure; `--metrics list` prints all there is."""
+    metrics: tuple[str, ...] = ()
+    """What to measure; `--metrics list` prints all there is. Default frechet_lite0, of clips
+    frechet_lite0_frames."""
     real: str | None = None
     """Real samples: shards, a folder of pictures, a .npy or .npz file; default the run's shards."""
     fake: str | None = None
@@ -129,7 +141,7 @@ def main(argv: list[str]) -> int:
 
 
 def _list() -> int:
-    rows = {name: f"{p.statistic} of {p.extractor} {p.output}" for name, p in PROTOCOLS.items()}
+    rows = {name: described(name) for name in PROTOCOLS}
     rows |= dict.fromkeys(OF_MODEL, "of a run's reconstructions and latents")
     width = max(map(len, rows))
     sys.stdout.writelines(f"{name:<{width}}  {text}\n" for name, text in rows.items())
@@ -165,7 +177,8 @@ def _check(run: Path | None, flags: EvaluateFlags) -> None:
     alone = [metric for metric in flags.metrics if metric in OF_MODEL]
     if run is None and alone:
         raise UsageError(f"--metrics {alone[0]} is of a run: agehpc evaluate RUN")
-    used = {PROTOCOLS[metric].extractor for metric in _of_sets(flags)}
+    metrics = [metric for metric in flags.metrics or USUAL.values() if metric in PROTOCOLS]
+    used = {PROTOCOLS[metric].extractor for metric in metrics}
     used |= {"alexnet"} if "lpips" in alone else set()
     for text in flags.weights:
         name, _, path = text.partition("=")
@@ -176,8 +189,8 @@ def _check(run: Path | None, flags: EvaluateFlags) -> None:
             )
 
 
-def _of_sets(flags: EvaluateFlags) -> tuple[str, ...]:
-    return tuple(metric for metric in flags.metrics if metric in PROTOCOLS)
+def _of_sets(flags: EvaluateFlags, kind: str) -> tuple[str, ...]:
+    return tuple(metric for metric in flags.metrics or (USUAL[kind],) if metric in PROTOCOLS)
 
 
 def _given(flags: EvaluateFlags) -> dict[str, Path]:
@@ -185,21 +198,24 @@ def _given(flags: EvaluateFlags) -> dict[str, Path]:
 
 
 def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
-    from agehpc.cluster.collectives import agreed
+    from agehpc.cluster.collectives import agreed, together
     from agehpc.evaluate import reference
-    from agehpc.evaluate.measure import check, measure
+    from agehpc.evaluate.check import check
+    from agehpc.evaluate.measure import measure
 
     speaks = ranks.env.rank == 0
     cache = None if flags.fresh else Path(flags.cache or reference.folder())
     extractors: dict[Way, Extractor] = {}
     rows: list[dict[str, Any]] = []
+    if run is not None and not flags.dry_run:
+        together(lambda: check_writable(run))
     for checkpoint in agreed(lambda: _checkpoints(run, flags)):
 
         def opened(checkpoint: Path | None = checkpoint) -> "Opened":
             found = _opened(checkpoint, flags, ranks.device)
             if found.fake is not None:
-                check(_of_sets(flags), found.real, found.fake)
-            for way in dict.fromkeys(PROTOCOLS[metric].way for metric in _of_sets(flags)):
+                check(found.metrics, found.real, found.fake)
+            for way in dict.fromkeys(PROTOCOLS[metric].way for metric in found.metrics):
                 if way not in extractors:
                     extractors[way] = _extractor(way, flags, ranks.device)
             return found
@@ -211,7 +227,7 @@ def _evaluate(run: Path | None, flags: EvaluateFlags, ranks: "Ranks") -> int:
             continue
         figures = []
         if found.fake is not None:
-            given = _of_sets(flags), found.real, found.fake, extractors
+            given = found.metrics, found.real, found.fake, extractors
             figures += measure(*given, batch=flags.batch, cache=cache)
         if found.own is not None:
             figures += found.own.measure(flags.batch)
@@ -246,7 +262,8 @@ def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device
     real = None if flags.real is None else at(flags.real, flags.n_real)
     if checkpoint is None:
         assert flags.fake is not None
-        return Opened({}, real, at(flags.fake, flags.n_fake))
+        fake = at(flags.fake, flags.n_fake)
+        return Opened({}, _of_sets(flags, fake.kind), real, fake)
     from agehpc import checkpoints
     from agehpc.trained import load
 
@@ -258,12 +275,13 @@ def _opened(checkpoint: Path | None, flags: EvaluateFlags, device: "torch.device
     own = fake = None
     if alone := [metric for metric in flags.metrics if metric in OF_MODEL]:
         own = OfModel(alone, model, flags.rebuilt_split, flags.n_rebuilt, _given(flags))
-    if of_sets := _of_sets(flags):
+    of_sets = _of_sets(flags, model.config.data.kind)
+    if of_sets:
         if real is None and any(PROTOCOLS[metric].paired for metric in of_sets):
             real = of_data(model.config.data, flags.split).part(flags.n_real)
         count = flags.n_fake or min(MOST, MOST if real is None else real.count)
         fake = of_run(model, count, flags.seed, f"{run} at {checkpoint.name}")
-    return Opened(about, real, fake, own)
+    return Opened(about, of_sets, real, fake, own)
 
 
 def _extractor(way: "Way", flags: EvaluateFlags, device: "torch.device") -> "Extractor":

@@ -9,9 +9,19 @@ from typing import Any
 
 from agehpc.errors import RunError, UsageError
 from agehpc.evaluate.protocols import refuse_unlike
+from agehpc.files import unwritable
 from agehpc.observe import metrics
 
 LOG = "evaluations.jsonl"
+
+
+def check_writable(run: Path) -> None:
+    """Raise RunError unless figures can be added to the log of a run."""
+    if trouble := unwritable(run / LOG):
+        raise RunError(
+            f"{run / LOG} cannot be written, and figures would be lost: {trouble}; mend that, or "
+            f"evaluate a copy of {run}"
+        )
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -24,12 +34,14 @@ def side_by_side(runs: Sequence[Path], names: Sequence[str]) -> list[dict[str, A
     """Return for each metric its newest value in each run.
 
     Raises:
-        UsageError: fewer than two runs.
+        UsageError: fewer than two runs, or no metric.
         RunError: a run without a figure of a metric.
         IncomparableError: figures of unlike protocols, with what differs.
     """
     if len(runs) < 2:
         raise UsageError(f"--compare needs two runs or more: got {', '.join(map(str, runs))}")
+    if not names:
+        raise UsageError("--compare prints the newest figures of --metrics: name some")
     rows = []
     for name in names:
         found = {str(run): _newest(run, name) for run in runs}

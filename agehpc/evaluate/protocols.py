@@ -6,7 +6,7 @@ Imports nothing heavy, so that help answers at once.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from agehpc.errors import AgehpcError, UsageError, hint
@@ -20,13 +20,45 @@ class IncomparableError(AgehpcError):
     """Two figures of unlike protocols."""
 
 
+EVERY_FRAME = 4
+"""Every so many frames of a clip are its pictures: neighbours are alike."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of how many clips a metric takes, where it leaves none of that open.
+
+    Of real clips that are long enough a window at a random place, the others do not count; of
+    generated ones the first frames.
+    """
+
+    frames: int
+    stride: int = 1
+    samples: int = 2048
+    """Generated clips of a trial. As many real ones: where there are fewer, a single trial has
+    these, and several begin again with other windows."""
+    trials: int = 1
+    """The value is the mean over so many, each of clips of its own."""
+
+    @property
+    def length(self) -> int:
+        """Frames that a real clip has at least."""
+        return self.frames * self.stride
+
+    @property
+    def total(self) -> int:
+        """Generated clips of all trials."""
+        return self.samples * self.trials
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A metric of sets of samples."""
 
     statistic: Statistic
     extractor: str
-    takes: Literal["image", "video"] = "image"
+    takes: Literal["image", "frames", "video"] = "image"
+    """Pictures, every EVERY_FRAME-th frame of clips, or clips."""
     output: str = "features"
     """Of the extractor."""
     resize: str | None = None
@@ -37,6 +69,13 @@ class Protocol:
     """Which nearest neighbour gives the radius."""
     form: Literal["moments", "rows"] = "rows"
     """What of the features has to be kept."""
+    clip: Clip | None = None
+    """What is taken of clips; None takes them as the source gives them."""
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        """Of the samples."""
+        return "image" if self.takes == "image" else "video"
 
     @property
     def way(self) -> Way:
@@ -49,7 +88,7 @@ class Protocol:
         return self.statistic != "inception_score"
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
+_OF_IMAGES: Mapping[str, Protocol] = {
     # Heusel et al. 2017, by the convention of pytorch-fid and torch-fidelity (numpy's covariance).
     "fid": Protocol("frechet", "inception", ddof=1, form="moments", resize="legacy_tensorflow"),
     # That of NVIDIA's StyleGAN repositories, who divide by N.
@@ -73,10 +112,28 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "kid_lite0": Protocol("kid", "lite0"),
     "precision_recall_lite0": Protocol("precision_recall", "lite0", k=3),
     "prdc_lite0": Protocol("prdc", "lite0", k=5),
-    # Unterthiner et al. 2018, as StyleGAN-V computes it.
-    "fvd": Protocol("frechet", "i3d", takes="video", ddof=0, form="moments"),
 }
-"""Metrics of sets of samples by name. Of video those of images are taken on its frames."""
+_FVD = Protocol("frechet", "i3d", takes="video", ddof=0, form="moments")
+PROTOCOLS: Mapping[str, Protocol] = {
+    **_OF_IMAGES,
+    **{f"{name}_frames": replace(p, takes="frames") for name, p in _OF_IMAGES.items()},
+    # Unterthiner et al. 2018, as StyleGAN-V computes it, of the clips as they are.
+    "fvd": _FVD,
+    # Skorokhodov et al. 2022 (StyleGAN-V), under the names of its code.
+    "fvd2048_16f": replace(_FVD, clip=Clip(16)),
+    "fvd2048_128f": replace(_FVD, clip=Clip(128)),
+    "fvd2048_128f_subsample8f": replace(_FVD, clip=Clip(16, stride=8)),
+    # Yu et al. 2022 (DIGAN): numpy's covariance, mean of ten trials.
+    "fvd_digan": replace(_FVD, ddof=1, form="rows", clip=Clip(16, trials=10)),
+    # The figures of images by I3D; its features are the logits of the 400 actions.
+    "inception_score_i3d": Protocol("inception_score", "i3d", takes="video"),
+    "kid_i3d": Protocol("kid", "i3d", takes="video"),
+    "precision_recall_i3d": Protocol("precision_recall", "i3d", takes="video", k=3),
+    "prdc_i3d": Protocol("prdc", "i3d", takes="video", k=5),
+}
+"""Metrics of sets of samples by name."""
+USUAL = {"image": "frechet_lite0", "video": "frechet_lite0_frames"}
+"""Kind of samples -> the metric where none is asked for."""
 OF_MODEL: Mapping[str, tuple[str, ...]] = {
     "psnr_db": ("encode", "generate"),
     "ssim": ("encode", "generate"),
@@ -111,6 +168,19 @@ def figures(metric: str) -> tuple[str, ...]:
         return (metric,)
     suffix = metric.removeprefix(statistic)
     return tuple(f"{name}{suffix}" for name in PARTS[statistic])
+
+
+def described(metric: str) -> str:
+    """Return in a line what a metric of sets is taken of."""
+    protocol = PROTOCOLS[metric]
+    clip = protocol.clip
+    of = {"image": "images", "frames": f"every {EVERY_FRAME}th frame of clips", "video": "clips"}
+    told = f"{protocol.statistic} of {protocol.extractor} {protocol.output} of "
+    if clip is None:
+        return told + of[protocol.takes]
+    stride = "" if clip.stride == 1 else f" at stride {clip.stride}"
+    trials = "" if clip.trials == 1 else f", mean of {clip.trials} trials"
+    return f"{told}{clip.samples} clips of {clip.frames} frames{stride}{trials}"
 
 
 def fingerprint(

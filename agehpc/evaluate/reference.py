@@ -14,7 +14,7 @@ from agehpc.errors import AgehpcError
 from agehpc.evaluate.collect import Kept
 from agehpc.evaluate.moments import Moments
 from agehpc.evaluate.protocols import digest
-from agehpc.files import atomic_path
+from agehpc.files import atomic_path, unwritable
 
 ABOUT = "fingerprint"
 
@@ -59,6 +59,15 @@ def load(about: Mapping[str, Any], where: Path) -> Kept | None:
         raise CacheError(
             f"{path} is damaged (it lacks {error}); delete it, and the evaluation makes it anew"
         ) from None
+
+
+def check_writable(where: Path) -> None:
+    """Raise CacheError unless files can be made in a folder, which need not be there yet."""
+    if trouble := unwritable(where / "features"):
+        raise CacheError(
+            f"features of real samples cannot be kept in {where}: {trouble}; set another folder "
+            "with --cache or AGEHPC_CACHE, or keep none with --fresh"
+        )
 
 
 def save(about: Mapping[str, Any], kept: Kept, where: Path) -> None:

@@ -6,7 +6,7 @@ Shapes: C channels, S (H, W) or (T, H, W).
 import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agehpc.config.schema import DataConfig
+from agehpc.data.decode import decode_video, to_channels
+from agehpc.data.mixture import read_shards
 from agehpc.data.pictures import colour, has_one_channel, upright
 from agehpc.data.pieces import UnusableError
-from agehpc.data.shards import MANIFEST, Split, url_of
+from agehpc.data.readers import open_reader
+from agehpc.data.shards import MANIFEST, Manifest, Split, url_of
 from agehpc.data.walk import files_under
 from agehpc.errors import DataError, UsageError
+from agehpc.evaluate.protocols import EVERY_FRAME
 from agehpc.observe.grids import to_uint8
 from agehpc.trained import Model
 
@@ -27,6 +32,16 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 CLIP = 16
 """Frames of a clip, as FVD takes them."""
 Identity = dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Whole clips, of which a metric may take other frames than a source's samples have."""
+
+    lengths: Callable[[], list[int]]
+    """Frames of each; shards read their indexes for it."""
+    frames: Callable[[int, np.ndarray], Tensor]
+    """Frames of one by their numbers, as uint8 [C, T, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,19 @@ class Source:
     """What tells these samples from others, wherever they lie."""
     read: Callable[[Sequence[int]], list[Tensor]]
     """Samples by number, as uint8 [C, S] in 0..255; C is 1 or 3, sizes may differ."""
+    frames: int = 1
+    """Of a sample."""
+    strides: tuple[int, ...] = (1,)
+    """What a clip's frames lie apart in the data; of several, what a run was trained at."""
+    videos: Videos | None = None
+    """The whole clips behind the samples, all of them whatever the part."""
+    more: "Callable[[int], Source] | None" = None
+    """So many samples, of what makes any number."""
+
+    @property
+    def pictures(self) -> int:
+        """Samples, or the frames of clips that metrics of frames take."""
+        return self.count * len(range(0, self.frames, EVERY_FRAME))
 
     def part(self, count: int | None) -> "Source":
         """`count` of the samples, evenly spaced, for their order may be by class; None is all.
@@ -56,7 +84,8 @@ class Source:
         def read(numbers: Sequence[int]) -> list[Tensor]:
             return self.read([number * total // count for number in numbers])
 
-        return Source(self.where, self.kind, count, {**self.identity, "of": total}, read)
+        identity = {**self.identity, "of": total}
+        return replace(self, count=count, identity=identity, read=read)
 
 
 def open_source(place: str, split: Split, *, allow_pipe: bool = False) -> Source:
@@ -82,9 +111,6 @@ def open_source(place: str, split: Split, *, allow_pipe: bool = False) -> Source
 
 def of_shards(place: str, split: Split, *, allow_pipe: bool = False) -> Source:
     """A split of shards: images, or of every source its centred clip of CLIP frames at stride 1."""
-    from agehpc.config.schema import DataConfig
-    from agehpc.data.mixture import read_shards
-
     data = DataConfig(kind="image", shards=place, frames=1, allow_pipe=allow_pipe)
     manifest = read_shards(data)
     own = {"kind": manifest.kind, "size": manifest.size}
@@ -99,7 +125,6 @@ def of_data(given: Any, split: Split) -> Source:
     """
     from agehpc.data.check import check
     from agehpc.data.loader import samples_at
-    from agehpc.data.mixture import read_shards
 
     manifest = read_shards(given)
     data = check(given, manifest)
@@ -113,9 +138,30 @@ def of_data(given: Any, split: Split) -> Source:
 
     identity: Identity = {"dataset": str(data.dataset_id), "split": split, "size": data.size}
     identity["channels"] = int(data.channels or 0)
+    videos = None
     if data.kind == "video":
         identity |= {"frames": data.frames, "stride": data.strides[0]}
-    return Source(f"the {split} split of {data.where}", data.kind, count, identity, read)
+        if data.pairing == "none":
+            videos = _videos(data, manifest, split)
+    where, strides = f"the {split} split of {data.where}", data.strides[:1]
+    return Source(where, data.kind, count, identity, read, data.frames, strides, videos)
+
+
+def _videos(data: DataConfig, manifest: Manifest, split: Split) -> Videos:
+    reader = open_reader(data, manifest, split)
+    shards = manifest.splits[split]
+    places = [(n, i) for n, shard in enumerate(shards) for i in range(shard.samples)]
+    assert data.channels is not None, "check fills it in"
+    channels = data.channels
+
+    def frames(number: int, indices: np.ndarray) -> Tensor:
+        place = places[number]
+        media, length = reader.read(*place), reader.sample(*place).frames
+        where = reader.where(*place)
+        x_THWC = decode_video(media, indices, length, where, data.size, data.decoder)
+        return torch.from_numpy(to_channels(x_THWC, channels)).movedim(-1, 0).contiguous()
+
+    return Videos(lambda: [reader.sample(*place).frames for place in places], frames)
 
 
 def of_folder(folder: Path) -> Source:
@@ -153,11 +199,13 @@ def of_array(file: Path) -> Source:
     """uint8 samples of a .npy or .npz file: N H W C, N C H W, N T H W C or N C T H W."""
     x = _array(file)
     layout = _layout(x.shape)
-    if x.dtype != np.uint8:
-        low, high = (f(x) if x.size else 0 for f in (np.min, np.max))
+    low, high = (
+        float(f(x)) if x.size and x.dtype.kind in "biuf" else 0.0 for f in (np.min, np.max)
+    )
+    if x.dtype != np.uint8 or (x.size and high <= 1):
         raise DataError(
             f"{file} holds {x.dtype} from {low:.4g} to {high:.4g}; samples are uint8 in 0..255: "
-            "map [-1, 1] to them by (x * 127.5 + 128).clip(0, 255).astype(uint8)"
+            f"{_mapping(low, high, whole=x.dtype == np.uint8)}"
         )
     if layout is None or not len(x):
         raise DataError(
@@ -171,8 +219,28 @@ def of_array(file: Path) -> Source:
 
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    kind = "image" if x.ndim == 4 else "video"
-    return Source(str(file), kind, len(x), {"file": digest[:32]}, read)
+    identity: Identity = {"file": digest[:32]}
+    if x.ndim == 4:
+        return Source(str(file), "image", len(x), identity, read)
+    length = x.shape[1 if layout == "last" else 2]
+
+    def frames(number: int, indices: np.ndarray) -> Tensor:
+        (clip_CTHW,) = read([number])
+        return clip_CTHW[:, torch.from_numpy(indices)]
+
+    videos = Videos(lambda: [length] * len(x), frames)
+    return Source(str(file), "video", len(x), identity, read, length, videos=videos)
+
+
+def _mapping(low: float, high: float, *, whole: bool) -> str:
+    """How values come to 0..255."""
+    if whole:
+        return "these are of another range, or all black"
+    if low < 0:
+        return "map [-1, 1] to them by (x * 127.5 + 128).clip(0, 255).astype(uint8)"
+    if high <= 1:
+        return "map [0, 1] to them by (x * 255).round().astype(uint8)"
+    return "write them as x.round().clip(0, 255).astype(uint8)"
 
 
 def _array(file: Path) -> np.ndarray:
@@ -214,4 +282,14 @@ def of_run(model: Model, count: int, seed: int, where: str) -> Source:
         made = model.sample(len(numbers), seed, numbers.start)
         return list(torch.from_numpy(to_uint8(made)))
 
-    return Source(where, model.config.data.kind, count, {"run": where, "seed": seed}, read)
+    data = model.config.data
+    return Source(
+        where,
+        data.kind,
+        count,
+        {"run": where, "seed": seed},
+        read,
+        data.frames,
+        data.strides,
+        more=lambda count: of_run(model, count, seed, where),
+    )

@@ -6,8 +6,9 @@ from agehpc.cluster.collectives import agreed
 from agehpc.cluster.groups import Ranks
 from agehpc.config.schema import Config
 from agehpc.evaluate import reference
+from agehpc.evaluate.check import check
 from agehpc.evaluate.features.base import Extractor, build
-from agehpc.evaluate.measure import Figure, check, measure
+from agehpc.evaluate.measure import Figure, check_cache, measure
 from agehpc.evaluate.protocols import PROTOCOLS, Way
 from agehpc.evaluate.sources import Source, of_data, of_run
 from agehpc.trained import Model
@@ -44,10 +45,14 @@ class Scorer:
             return real, fake
 
         self._real, self._fake = agreed(opened)
+        check_cache(*self._given, reference.folder())
 
     def score(self) -> list[Figure]:
         """Measure rank 0's model as it is."""
         for tensor in self._model.state().values():
             dist.broadcast(tensor, src=0)
-        given = self._metrics, self._real, self._fake, self._extractors
-        return measure(*given, batch=self._batch, cache=reference.folder())
+        return measure(*self._given, batch=self._batch, cache=reference.folder())
+
+    @property
+    def _given(self) -> tuple[tuple[str, ...], Source, Source, dict[Way, Extractor]]:
+        return self._metrics, self._real, self._fake, self._extractors

@@ -11,7 +11,9 @@ import pytest
 
 import agehpc
 from agehpc import cli
+from agehpc.config.run_files import read_run_config
 from agehpc.evaluate.prior_match import prior_match
+from agehpc.evaluate.protocols import USUAL
 from agehpc.latent.codes import read_npz
 from agehpc.observe import metrics
 from tests.latent.runs import make_run, pack_clips, pack_images
@@ -61,7 +63,8 @@ def test_figures_equal_those_of_the_other_commands(
 
 
 def test_two_ranks_give_the_same(run: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["--metrics", *REBUILT, "prior_match", "frechet_lite0", "--n-fake", "5", "--batch", "2"]
+    usual = USUAL[read_run_config(run).data.kind]
+    words = ["--metrics", *REBUILT, "prior_match", usual, "--n-fake", "5", "--batch", "2"]
     alone = told(capsys, "evaluate", run, *words)
     # Five or so samples a rank, and batches that do not come out even.
     command = [sys.executable, "-m", "agehpc", "evaluate", str(run), *words, "--json"]
@@ -79,11 +82,12 @@ def test_what_a_run_generates_is_what_sample_writes(
     told(capsys, "sample", run, "--n", 6, "--array", "--out", tmp_path / "made")
     made = tmp_path / "made" / "samples.npy"
     np.save(tmp_path / "real.npy", 255 - np.load(made))
-    given = ("--metrics", "frechet_lite0", "--real", tmp_path / "real.npy")
+    given = ("--real", tmp_path / "real.npy")
     of_run = told(capsys, "evaluate", run, *given, "--n-fake", 6, "--batch", 4)
     of_file = told(capsys, "evaluate", "--fake", made, *given, "--batch", 4)
     assert of_run[0]["value"] == pytest.approx(of_file[0]["value"], rel=1e-6)
     assert of_run[0]["fingerprint"] == of_file[0]["fingerprint"]
+    assert of_run[0]["metric"] == USUAL[read_run_config(run).data.kind]
 
 
 def test_figures_are_written_down_and_compared(

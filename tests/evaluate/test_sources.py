@@ -88,7 +88,13 @@ class TestArray:
     @pytest.mark.parametrize(
         ("x", "message"),
         [
-            (pixels() / 127.5 - 1, r"holds float64 from -1 to 1; samples are uint8 in 0\.\.255"),
+            (
+                pixels() / 127.5 - 1,
+                r"float64 from -1 to 1; samples are uint8 .* \(x \* 127.5 \+",
+            ),
+            (pixels() / 255, r"holds float64 from 0 to 1; samples are uint8 .* \(x \* 255\)"),
+            (pixels() / 1.0, r"holds float64 from 0 to 255; samples are uint8 .* x\.round"),
+            (pixels() // 128, r"holds uint8 from 0 to 1; .* these are of another range"),
             (pixels()[..., :2], r"holds \[5, 8, 8, 2\], not samples"),
             (pixels(size=3), r"holds \[5, 3, 3, 3\], not samples"),
             (pixels(0), r"holds \[0, 8, 8, 3\], not samples"),
