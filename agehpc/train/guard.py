@@ -51,7 +51,7 @@ def judge(figures: Mapping[str, float], guard: GuardConfig, step: int) -> Troubl
         return not_finite(", ".join(wrong), figures[wrong[0]], step)
     for name in sorted(figures):
         which = "gradient" if name.startswith(GRADIENT) else "loss"
-        bound = getattr(guard, which)
+        bound = guard.gradient if which == "gradient" else guard.loss
         if bound is not None and abs(figures[name]) > bound:
             flag = f"--train.guard.{which}"
             told = f"{name} is {figures[name]:.4g} at step {step}, beyond {flag} {bound:g}"
