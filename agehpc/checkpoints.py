@@ -137,6 +137,14 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
     return load_file(checkpoint / f"{name}.safetensors")
 
 
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes by name of the tensors of a file, without these."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The counters of a checkpoint."""
     return json.loads((checkpoint / "state.json").read_text())

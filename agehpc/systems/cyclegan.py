@@ -174,7 +174,7 @@ class Cyclegan(System):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back the pools."""
         for side, pool in self.pools.items():
-            pool.load({n[2:]: t for n, t in state.items() if n.startswith(f"{side}.")})
+            pool.load({"images": state[f"{side}.images"]} if state else {})
 
     def translate(self, players: Players, x_BCS: Tensor, to: str | None) -> Tensor:
         """x in the domain `to`; default: the second."""

@@ -1,9 +1,9 @@
 """From engines to a checkpoint on disk, and back."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,11 +16,14 @@ from agehpc.config.schema import Config, identity_hash
 from agehpc.errors import RunError
 from agehpc.models.ema import Ema
 from agehpc.systems.base import System
-from agehpc.train.engines import Engine
+from agehpc.train.engines import MOMENTS, Engine
 from agehpc.train.guard import Trouble, not_finite
 from agehpc.train.progress import Progress, progress_of
 from agehpc.train.rollback import last_good
 from agehpc.train.snapshot import Snapshot
+
+ABOUT = ("hash", "dataset_id", "world_size")
+"""What state.json holds besides the counters."""
 
 
 def averaged_weights(engine: Engine, ema: Ema | None) -> dict[str, Tensor]:
@@ -111,21 +114,71 @@ def _not_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress)
     return None
 
 
-def restore_modules(checkpoint: Path, config: Config, modules: Mapping[str, nn.Module]) -> Progress:
+def restore_modules(
+    checkpoint: Path, config: Config, system: System, modules: Mapping[str, nn.Module]
+) -> Progress:
     """Load weights and buffers into fresh modules, before engines shard them.
 
     Raises:
-        RunError: a damaged checkpoint, or one of another run or network.
+        RunError: a checkpoint of another run or network, or one that holds less or more than a
+            run like this saves: nothing of it is left out.
     """
     state = checkpoints.read_state(checkpoint)
-    if state["hash"] != identity_hash(config):
+    if state.get("hash") not in (None, identity_hash(config)):
         raise RunError(
             f"{checkpoint} belongs to another run (hash {state['hash']}, this configuration has "
             f"{identity_hash(config)}); give a new directory with --out"
         )
+    _whole(checkpoint, state, system, modules)
+    if state["dataset_id"] != config.data.dataset_id:
+        _refuse(checkpoint, f"it has seen the data {state['dataset_id']}")
     for name, module in modules.items():
         module.load_state_dict(checkpoints.read_tensors(checkpoint, name))
     return progress_of(state)
+
+
+def _whole(
+    checkpoint: Path, state: Mapping[str, Any], system: System, modules: Mapping[str, nn.Module]
+) -> None:
+    """Raise RunError unless a checkpoint holds what a run with these players saves, no more."""
+    counters = {field.name for field in fields(Progress)}
+    _same(checkpoint, "state.json", counters | {*ABOUT}, state)
+    found = {path.stem: checkpoints.read_shapes(path) for path in checkpoint.glob("*.safetensors")}
+    wanted: dict[str, dict[str, list[int]]] = {"ema": {}}
+    for name, module in modules.items():
+        weights = {n: [*p.shape] for n, p in module.named_parameters()}
+        all_of_it = weights | {n: [*b.shape] for n, b in module.named_buffers()}
+        wanted[name] = all_of_it
+        wanted[f"{name}.optim"] = {
+            f"{n}.{m}": shape for n, shape in weights.items() for m in MOMENTS
+        }
+        if name in system.models:
+            wanted["ema"] |= {f"{name}.{n}": shape for n, shape in all_of_it.items()}
+        elif f"{name}.ema" in found:  # whether a player keeps an average may change
+            wanted[f"{name}.ema"] = weights
+    # Its system knows what it remembers.
+    _same(checkpoint, "the folder", wanted, {n: t for n, t in found.items() if n != "system"})
+    for file, tensors in wanted.items():
+        _same(checkpoint, f"{file}.safetensors", tensors, found[file])
+        for name, shape in tensors.items():
+            if found[file][name] != shape:
+                _refuse(
+                    checkpoint, f"{name} in {file}.safetensors is {found[file][name]}, not {shape}"
+                )
+
+
+def _same(checkpoint: Path, where: str, wanted: Collection[str], found: Collection[str]) -> None:
+    if missing := sorted(set(wanted) - set(found)):
+        _refuse(checkpoint, f"{where} lacks {missing[0]}")
+    if unknown := sorted(set(found) - set(wanted)):
+        _refuse(checkpoint, f"{where} holds {unknown[0]}, which nothing reads")
+
+
+def _refuse(checkpoint: Path, what: str) -> NoReturn:
+    raise RunError(
+        f"{checkpoint} is not what this run saves: {what}; put back the files that belong "
+        "together, or delete it to go on from the one before it"
+    )
 
 
 def restore_weights(checkpoint: Path, engines: Mapping[str, Engine]) -> None:
@@ -151,8 +204,14 @@ def restore_engines(
         if name in emas and (whole := _average(checkpoint, name, name in system.models)):
             names = emas[name].averages
             emas[name].averages = {n: t for n, t in engine.scatter(whole).items() if n in names}
+    remembered: dict[str, Tensor] = {}
     if (checkpoint / "system.safetensors").is_file():
-        system.load_state(checkpoints.read_tensors(checkpoint, "system"))
+        remembered = checkpoints.read_tensors(checkpoint, "system")
+    try:
+        system.load_state(remembered)
+    except KeyError as error:
+        _refuse(checkpoint, f"system.safetensors lacks {error.args[0]}")
+    _same(checkpoint, "system.safetensors", system.state(), remembered)
 
 
 def _average(checkpoint: Path, player: str, is_model: bool) -> dict[str, Tensor]:

@@ -197,6 +197,14 @@ def _train(config: Config, run: Path, ranks: "Ranks") -> int:
     return code
 
 
+def _resumed(newest: Path, trainer: "Trainer") -> str:
+    from agehpc import checkpoints
+
+    ranks = checkpoints.read_state(newest)["world_size"]
+    others = "" if ranks == trainer.plan.world_size else f", saved on {ranks} ranks"
+    return f"resumed from {newest.name} at {trainer.progress.kimg:g} kimg{others}"
+
+
 def _banner(console: "Console", trainer: "Trainer", newest: Path | None) -> None:
     config, plan = trainer.config, trainer.plan
     rows = {
@@ -204,9 +212,7 @@ def _banner(console: "Console", trainer: "Trainer", newest: Path | None) -> None
         **_batches(config, plan),
         "players": ", ".join(f"{n} {c / 1e6:.2f} M" for n, c in trainer.parameters.items()),
         "device": f"{trainer.ranks.device}, {_threads()} threads a rank",
-        "start": "new run"
-        if newest is None
-        else f"resumed from {newest.name} at {trainer.progress.kimg:g} kimg",
+        "start": "new run" if newest is None else _resumed(newest, trainer),
     }
     console.rows(f"agehpc train {config.run.recipe}", rows)
 

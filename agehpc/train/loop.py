@@ -81,7 +81,8 @@ class Trainer:
         console.say(f"norms by {self._choose_kernels(modules)}")
         self.quiet = 0
         if resume_from is not None:
-            restored = checkpointing.restore_modules(resume_from, config, modules)
+            given = resume_from, config, self.system, modules
+            restored = agreed(lambda: checkpointing.restore_modules(*given))
             self.progress = together(lambda: rollback.resume(run, restored))
             # What was gone back to has been found to be good.
             self.quiet = restored.step + (self.progress.rollbacks > restored.rollbacks)

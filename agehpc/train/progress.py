@@ -44,8 +44,8 @@ class Progress:
 
 
 def progress_of(state: Mapping[str, Any]) -> Progress:
-    """The counters in a checkpoint's state; what an older one lacks never happened in it."""
-    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
+    """The counters in a checkpoint's state."""
+    return Progress(**{f.name: state[f.name] for f in fields(Progress)})
 
 
 def is_due(every_kimg: float, before: Progress, now: Progress) -> bool:

@@ -200,7 +200,8 @@ def test_a_checkpoint_of_another_system_is_refused(
     with pytest.raises(RunError, match="step-00000002 is a checkpoint of another system or of oth"):
         agehpc.load(tmp_path)
     # Training does not go on from it either.
-    players = build_system(ours, Collectives.alone()).build()
+    system = build_system(ours, Collectives.alone())
+    players = system.build()
     path = tmp_path / "checkpoints" / "step-00000002"
     with pytest.raises(RunError, match=r"belongs to another run \(hash 0123456789abcdef"):
-        restore_modules(path, ours, players)
+        restore_modules(path, ours, system, players)
