@@ -6,6 +6,7 @@ evaluations.jsonl, which is on the disk before either.
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,9 @@ from agehpc import checkpoints
 from agehpc.config.metrics import direction
 from agehpc.errors import RunError
 from agehpc.files import write_text
+from agehpc.soundness import newest_sound, verify
 
+LOGGER = logging.getLogger("agehpc")
 NAME = "best.json"
 
 
@@ -106,15 +109,18 @@ def kept(best: Best | None) -> set[str]:
 
 
 def find(run: Path, checkpoint: str) -> Path:
-    """The checkpoint that `latest`, `best` or a name as `step-00001000` stands for.
+    """The checkpoint that `latest`, `best` or a name as `step-00001000` stands for, verified.
 
-    RunError where the run has none such.
+    A damaged one is passed over for `latest`, with a warning. RunError where the run has none such,
+    or the one that is named is damaged.
     """
     found = {path.name: path for path in checkpoints.complete(run)}
     if not found:
         raise RunError(f"{run} has no complete checkpoint yet; train it first")
     if checkpoint == "latest":
-        return list(found.values())[-1]
+        newest = newest_sound(run, lambda text: LOGGER.warning("%s", text))
+        assert newest is not None
+        return newest
     there = ", ".join(found)
     if checkpoint == "best":
         best = read(run)
@@ -126,4 +132,5 @@ def find(run: Path, checkpoint: str) -> Path:
         checkpoint = checkpoints.name_of(best.step)
     if checkpoint not in found:
         raise RunError(f"{run} has no checkpoint {checkpoint!r}; it has {there}")
+    verify(found[checkpoint])
     return found[checkpoint]

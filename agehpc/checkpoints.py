@@ -11,16 +11,29 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from agehpc.errors import RunError
+from agehpc.files import atomic_path
 
 FORMAT = "agehpc-checkpoint/2"
+MANIFEST = "manifest.json"
+ASIDE = ".damaged"
+"""What a damaged checkpoint that was passed over has behind its name."""
 _NAME = re.compile(r"step-(\d{8,})")
+
+
+class Damaged(RunError):
+    """A checkpoint that differs from its manifest, or whose manifest cannot be read."""
+
+    def __init__(self, checkpoint: Path, why: str) -> None:
+        run = checkpoint.parent.parent
+        super().__init__(f"{why}: it is damaged; `agehpc checkpoint verify {run}` checks all")
 
 
 def name_of(step: int) -> str:
@@ -28,7 +41,8 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -38,14 +52,29 @@ def write(
 ) -> Path:
     """Write a checkpoint; it appears under its name only when complete. One rank calls it.
 
+    Arguments and errors are those of :func:`fill`. Returns the checkpoint's directory.
+    """
+    return publish(run, step, fill(run / "checkpoints", step, tensors, state))
+
+
+def fill(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    about: Mapping[str, Mapping[str, str]] | None = None,
+) -> Path:
+    """Write a checkpoint, manifest last, under a name that does not count as one.
+
     Args:
-        run: the run directory.
+        folder: where; made if it is not there.
         step: optimizer steps done; names the checkpoint.
         tensors: CPU tensors by name for each file, the file's name without suffix.
         state: what JSON can hold: counters, cursor, accumulators.
+        about: texts by name for the header of a file.
 
     Returns:
-        The checkpoint's directory.
+        Its directory, for :func:`publish`.
 
     Raises:
         OSError: as the file system does; nothing partial is left.
@@ -53,36 +82,68 @@ def write(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    final = run / "checkpoints" / name_of(step)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    partial = folder / f".{name_of(step)}.partial"
+    with _new(partial):
         for name, values in tensors.items():
             path = partial / f"{name}.safetensors"
+            whole = {k: v.detach().cpu().contiguous() for k, v in values.items()}
             try:
-                save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, path)
+                save_file(whole, path, dict((about or {}).get(name, {})) or None)
             except SafetensorError as error:  # a full disk comes as this, not as an OSError
                 raise OSError(f"{path}: {error}") from error
+            # The library makes files that their owner alone may read; a run's are as its folder.
+            path.chmod(partial.stat().st_mode & 0o666)
         (partial / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
         files = {
-            p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
+            p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
             for p in sorted(partial.iterdir())
         }
         for path in partial.iterdir():
             _sync(path)
-        manifest = partial / "manifest.json"
-        manifest.write_text(
-            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1) + "\n"
-        )
+        manifest = partial / MANIFEST
+        told = {"format": FORMAT, "step": step, "files": files}
+        manifest.write_text(json.dumps(told, indent=1) + "\n")
         _sync(manifest)
-        if final.exists():  # left by a save of the same step whose manifest was lost or damaged
+    return partial
+
+
+def publish(run: Path, step: int, filled: Path) -> Path:
+    """Give what :func:`fill` has written its place and its name in a run.
+
+    From another file system it is copied first, the manifest last; what was filled goes then. One
+    rank calls it. OSError as the file system does; nothing partial is left.
+    """
+    final = run / "checkpoints" / name_of(step)
+    partial = final.with_name(f".{final.name}.partial")
+    if filled != partial:
+        try:
+            with _new(partial):
+                names = sorted((p.name for p in filled.iterdir()), key=lambda n: n == MANIFEST)
+                for name in names:
+                    shutil.copyfile(filled / name, partial / name)
+                    _sync(partial / name)
+        finally:
+            shutil.rmtree(filled, ignore_errors=True)
+    try:
+        if final.exists():  # left by a save of the same step, and found to be damaged
             shutil.rmtree(final)
         partial.replace(final)
         _sync(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+@contextmanager
+def _new(folder: Path) -> Iterator[None]:
+    """A new directory to write in, which goes again where that fails."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -95,7 +156,7 @@ def _sync(path: Path) -> None:
 
 def complete(run: Path) -> list[Path]:
     """Directories of the complete checkpoints of a run, oldest first."""
-    found = [p for p in (run / "checkpoints").glob("step-*") if (p / "manifest.json").is_file()]
+    found = [p for p in (run / "checkpoints").glob("step-*") if (p / MANIFEST).is_file()]
     named = [(int(m.group(1)), p) for p in found if (m := _NAME.fullmatch(p.name))]
     return [p for _, p in sorted(named)]
 
@@ -104,30 +165,6 @@ def newest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
     found = complete(run)
     return found[-1] if found else None
-
-
-def verify(checkpoint: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        RunError: a file that is missing or was changed, with its name and what to do.
-    """
-    fix = f"delete {checkpoint} to go on from the one before it"
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{checkpoint}/manifest.json cannot be read ({error}); {fix}") from error
-    if manifest.get("format") != FORMAT:
-        raise RunError(
-            f"{checkpoint} has format {manifest.get('format')!r}, this version reads {FORMAT!r}"
-        )
-    for name, recorded in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            raise RunError(f"{path} is missing; {fix}")
-        if path.stat().st_size != recorded["bytes"] or _sha256(path) != recorded["sha256"]:
-            raise RunError(f"{path} differs from its checksum in manifest.json; {fix}")
 
 
 def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
@@ -146,8 +183,12 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The counters of a checkpoint."""
-    return json.loads((checkpoint / "state.json").read_text())
+    """The counters of a checkpoint; Damaged where they cannot be read."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise Damaged(checkpoint, f"{checkpoint}/state.json cannot be read ({error})") from error
+    return state
 
 
 def sweep(run: Path) -> None:
@@ -155,7 +196,7 @@ def sweep(run: Path) -> None:
     for path in (run / "checkpoints").glob(".*.partial*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (run / "checkpoints").glob("step-*"):
-        if path.is_dir() and not (path / "manifest.json").exists():
+        if _NAME.fullmatch(path.name) and path.is_dir() and not (path / MANIFEST).exists():
             shutil.rmtree(path)
 
 
@@ -166,14 +207,12 @@ def export(run: Path, checkpoint: Path) -> Path:
     """
     target = run / "export" / "model.safetensors"
     target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
     source = checkpoint / "ema.safetensors"
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    partial.replace(target)
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
     return target
 
 
@@ -186,5 +225,5 @@ def prune(run: Path, keep_last: int, kept: Container[str] = ()) -> None:
 
 def remove(checkpoint: Path) -> None:
     """Remove a checkpoint."""
-    (checkpoint / "manifest.json").unlink()  # first, so that a half-removed one never counts
+    (checkpoint / MANIFEST).unlink()  # first, so that a half-removed one never counts
     shutil.rmtree(checkpoint)

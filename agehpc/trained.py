@@ -242,7 +242,6 @@ def load(
     run = Path(run)
     config = read_run_config(run)
     path = best.find(run, checkpoint)
-    checkpoints.verify(path)
     model = Model(config, device)
     model.load(_of_these_networks(path, "ema", model.state()))
     model.load_judges(

@@ -112,7 +112,9 @@ def test_a_checkpoint_by_name(config: Config, run: Path):
         agehpc.load(run, checkpoint="step-3")
 
 
-def test_what_cannot_be_loaded(config: Config, run: Path, tmp_path_factory: Any):
+def test_what_cannot_be_loaded(
+    config: Config, run: Path, tmp_path_factory: Any, caplog: pytest.LogCaptureFixture
+):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(RunError, match=r"is no run directory"):
         agehpc.load(empty)
@@ -124,6 +126,14 @@ def test_what_cannot_be_loaded(config: Config, run: Path, tmp_path_factory: Any)
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(RunError, match="differs from its checksum"):
+        agehpc.load(run, checkpoint="step-00000002")
+    wanted = autoencoder(config, 1).encoder(x_BCS := clips(2), DATA)
+    with torch.no_grad():
+        assert torch.equal(agehpc.load(run).encode(x_BCS), wanted)
+    assert f"{file} differs from its checksum" in caplog.text
+    assert "passed over for step-00000001" in caplog.text
+    (run / "checkpoints" / "step-00000001" / "state.json").unlink()
+    with pytest.raises(RunError, match="none of the 2 checkpoints of .* is sound"):
         agehpc.load(run)
 
 

@@ -183,7 +183,7 @@ def _train(config: Config, run: Path, ranks: "Ranks") -> int:
             resolved = _resolve(config)
             plan = make_plan(resolved, ranks.env.world_size)
             newest = stack.enter_context(
-                run_directory.opened(run, resolved, list(dict.fromkeys(hosts)))
+                run_directory.opened(run, resolved, list(dict.fromkeys(hosts)), console.say)
             )
             return resolved, plan, newest
 

@@ -9,20 +9,25 @@ again; none is left out otherwise. What holds is a row of `guard.jsonl`, on the 
 anything else happens: a start from a checkpoint takes over the rollbacks to it.
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agehpc import checkpoints
+from agehpc.checkpoints import Damaged
 from agehpc.config.training import GuardConfig
 from agehpc.errors import DivergedError
 from agehpc.files import atomic_path
 from agehpc.observe import metrics
 from agehpc.observe.metrics import MetricsLog, Row
+from agehpc.soundness import verify
 from agehpc.train.guard import Trouble
 from agehpc.train.progress import Progress, progress_of
+
+LOGGER = logging.getLogger("agehpc")
 
 NAME = "guard.jsonl"
 
@@ -35,11 +40,26 @@ def events(run: Path) -> list[Row]:
 
 def last_good(run: Path, quiet: int) -> Path | None:
     """The newest good checkpoint, or None; `quiet` is the step of the last quiet tick."""
+    return next(_good(run, quiet), None)
+
+
+def _good(run: Path, quiet: int) -> Iterator[Path]:
     for path in reversed(checkpoints.complete(run)):
-        state = checkpoints.read_state(path)
+        try:
+            state = checkpoints.read_state(path)
+        except Damaged:
+            continue
         if state["step"] < quiet and not state.get("alike"):
-            return path
-    return None
+            yield path
+
+
+def _sound(path: Path) -> bool:
+    try:
+        verify(path)
+    except Damaged as error:
+        LOGGER.warning("%s; passed over", error)
+        return False
+    return True
 
 
 def answer(
@@ -53,12 +73,9 @@ def answer(
     Raises:
         DivergedError: training is to stop: by the configuration, after too many rollbacks, or
             without a good checkpoint.
-        RunError: that checkpoint is damaged.
     """
-    good = last_good(run, quiet)
+    good = next(filter(_sound, _good(run, quiet)), None)
     going_back = guard.action == "rollback" and now.rollbacks < guard.rollbacks and good is not None
-    if good is not None:
-        checkpoints.verify(good)
     row: Row = {
         "event": "rollback" if going_back else "stop",
         "kimg": now.kimg,
@@ -104,7 +121,10 @@ def discard(run: Path) -> None:
     """Remove the checkpoints that a rollback went back behind. Rank 0 calls it."""
     taken = [row for row in events(run) if row["event"] == "rollback"]
     for path in checkpoints.complete(run):
-        state = checkpoints.read_state(path)
+        try:
+            state = checkpoints.read_state(path)
+        except Damaged:  # a start passes over it
+            continue
         before = [row for row in taken if row["rollbacks"] > state.get("rollbacks", 0)]
         if any(row["to"] < state["step"] for row in before):
             checkpoints.remove(path)

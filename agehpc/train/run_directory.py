@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agehpc import checkpoints
@@ -12,19 +12,24 @@ from agehpc.config.run_files import NAME, is_same_run, write_run_config
 from agehpc.config.schema import Config
 from agehpc.errors import RunError
 from agehpc.observe import environment
+from agehpc.soundness import newest_sound
 from agehpc.train import rollback
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def opened(run: Path, config: Config, hosts: list[str]) -> Iterator[Path | None]:
+def opened(
+    run: Path, config: Config, hosts: list[str], say: Callable[[str], None]
+) -> Iterator[Path | None]:
     """Hold a run directory for one training process at a time. Rank 0 calls it.
 
-    Yields the checkpoint to resume from, verified, or None for a new run.
+    Yields the checkpoint to resume from, verified, or None for a new run; `say` is told of damaged
+    ones, which are passed over and moved aside.
 
     Raises:
-        RunError: the directory holds another run, other files, or is being trained in.
+        RunError: the directory holds another run, other files, or is being trained in; all its
+            checkpoints are damaged.
         OSError: as the file system does.
     """
     check(run, config)
@@ -43,9 +48,7 @@ def opened(run: Path, config: Config, hosts: list[str]) -> Iterator[Path | None]
         lock.flush()
         checkpoints.sweep(run)
         rollback.discard(run)
-        newest = checkpoints.newest(run)
-        if newest is not None:
-            checkpoints.verify(newest)
+        newest = newest_sound(run, lambda text: say(f"warning: {text}"), repair=True)
         write_run_config(run, config)
         environment.write(run / "environment.json", environment.describe(hosts))
         yield newest

@@ -21,6 +21,7 @@ import agehpc
 from agehpc import checkpoints, cli
 from agehpc.config.run_files import read_run_config
 from agehpc.data.loader import train_batches
+from agehpc.soundness import verify
 from agehpc.train.run_directory import LOCK
 from agehpc.trained import Model
 from tests.train.runs import (
@@ -269,20 +270,34 @@ def test_a_finished_run_has_nothing_to_do(undisturbed: Path, tmp_path: Path, tra
     assert_same_run(undisturbed, out)
 
 
-def test_a_damaged_checkpoint_is_named(half: Path, undisturbed: Path, train: Here):
-    file = newest(half) / "critics.safetensors"
+def test_a_damaged_checkpoint_is_passed_over(half: Path, undisturbed: Path, train: Here):
+    """The one before it is gone on from; what is damaged or incomplete counts no more."""
+    damaged = newest(half)
+    file = damaged / "critics.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
+    (checkpoints.complete(half)[-2] / "manifest.json").unlink()
+    before = checkpoints.complete(half)[0]
+    (half / "samples" / ".step-00000020-grid.1.partial.mp4").touch()
+    code, told, errors = train(half)
+    assert code == 0, errors
+    aside = damaged.with_name(f"{damaged.name}.damaged")
+    assert f"warning: {file} differs from its checksum" in told
+    assert f"passed over for {before.name}, moved to {aside.name}\n" in told
+    assert f"resumed from {before.name}" in told
+    assert (aside / file.name).read_bytes() == content
+    assert_same_run(undisturbed, half)
+
+
+def test_only_damaged_checkpoints_are_no_new_run(half: Path, train: Here):
+    for path in checkpoints.complete(half):
+        (path / "state.json").write_text("")
     code, _, told = train(half)
     assert code == 1
-    assert told.startswith(f"error: {file} differs from its checksum")
-    assert f"delete {file.parent}" in told
-    shutil.rmtree(file.parent)  # as the message says
-    (newest(half) / "manifest.json").unlink()  # and what was never completed does not count
-    (half / "samples" / ".step-00000020-grid.1.partial.mp4").touch()
-    assert train(half)[0] == 0
-    assert_same_run(undisturbed, half)
+    assert told.startswith(f"error: {newest(half)}/state.json has 0 bytes and should have ")
+    assert f"none of the 3 checkpoints of {half} is sound" in told
+    assert len(checkpoints.complete(half)) == 3
 
 
 @pytest.mark.parametrize(
@@ -320,7 +335,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(
         assert "No space left on device" in told
         assert told.count("\n") == 1
         assert newest(out) == before
-        checkpoints.verify(before)
+        verify(before)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert train(out)[0] == 0
         assert_same_run(undisturbed, out)
