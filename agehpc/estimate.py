@@ -26,11 +26,14 @@ class Estimate:
         states: bytes a rank keeps between steps (weights, gradients, optimizer, average), by
             player, at ZeRO stages 0 to 3.
         activations: bytes that the forwards of one micro-batch save for their backwards.
+        checkpoint: bytes of a checkpoint (weights, moments, average), running statistics not
+            counted.
     """
 
     parameters: dict[str, int]
     states: dict[str, tuple[int, int, int, int]]
     activations: int
+    checkpoint: int
 
     def total(self, config: Config) -> int:
         """Bytes a rank needs at the configured stages, buffers of libraries not counted."""
@@ -83,7 +86,11 @@ def estimate(config: Config, plan: Plan) -> Estimate:
         for name, number in parameters.items()
     }
     halved = 2 if config.train.precision == "bf16" else 1
-    return Estimate(parameters, states, sum(saved.values()) // halved)
+    averaged = {n for n, player in config.players.items() if player.ema.half_life_kimg > 0}
+    # The model's averages are written whether or not they differ from its weights.
+    held = {n: 4 if n in averaged | set(system.models) else 3 for n in parameters}
+    saved_bytes = sum(4 * held[name] * number for name, number in parameters.items())
+    return Estimate(parameters, states, sum(saved.values()) // halved, saved_bytes)
 
 
 def _second(config: Config, plan: Plan) -> Tensor | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from agehpc import best, checkpoints
+from agehpc import best, checkpoints, model_file
 from agehpc.config.run_files import NAME, read_run_config
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
@@ -203,7 +203,8 @@ class Model:
     @torch.no_grad()
     def critique(self, x_BCS: Tensor, labels_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The data discriminator's logits [B] and features [B, F]."""
-        assert self._judging or not self.can("critique"), "load_judges comes first"
+        if self.can("critique") and not self._judging:
+            raise UsageError("a model file has no discriminators: load the run directory for them")
         labels_B = self._labels(labels_B, len(x_BCS))
         return self.system.critique(
             {**self.players, **self.judges}, x_BCS.to(self.device), labels_B
@@ -228,18 +229,23 @@ class Model:
 def load(
     run: str | Path, *, checkpoint: str = "latest", device: torch.device | str = "cpu"
 ) -> Model:
-    """The averaged model of a run directory.
+    """The averaged model of a run directory, or of a file of `agehpc checkpoint export`.
 
     Args:
-        run: the run directory.
+        run: the run directory, or the file.
         checkpoint: `latest`, `best` (by the run's `--evaluate.best`), or a name, as
             `step-00001000`.
         device: where to compute.
 
     Raises:
-        RunError: no run, no complete checkpoint, or a damaged one.
+        RunError: no run, no complete checkpoint, or a damaged one; no such file.
     """
     run = Path(run)
+    if run.is_file():
+        config, tensors = model_file.read(run)
+        model = Model(config, device)
+        model.load(_fitting(run, "it", model.state(), tensors))
+        return model
     config = read_run_config(run)
     path = best.find(run, checkpoint)
     model = Model(config, device)
@@ -258,6 +264,12 @@ def _of_these_networks(path: Path, name: str, wanted: Mapping[str, Tensor]) -> d
     found = {}
     if (path / f"{name}.safetensors").is_file():
         found = checkpoints.read_tensors(path, name)
+    return _fitting(path, name, wanted, found)
+
+
+def _fitting(
+    path: Path, what: str, wanted: Mapping[str, Tensor], found: dict[str, Tensor]
+) -> dict[str, Tensor]:
     odd = [
         key
         for key in {**wanted, **found}
@@ -265,7 +277,7 @@ def _of_these_networks(path: Path, name: str, wanted: Mapping[str, Tensor]) -> d
     ]
     if odd:
         raise RunError(
-            f"{path} is a checkpoint of another system or of other networks than {NAME} of its "
-            f"run describes: {name} differs in {odd[0]}; put back the files that belong together"
+            f"{path} is of another system or of other networks than its configuration describes "
+            f"({NAME} of its run): {what} differs in {odd[0]}; put back what belongs together"
         )
     return found

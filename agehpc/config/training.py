@@ -49,6 +49,12 @@ class TrainConfig(Section):
     device has none, or by torch's own functions."""
     save_every_kimg: Positive = 100.0
     """A checkpoint every this many kimg, and one at the end."""
+    async_save: bool = True
+    """Write checkpoints beside training, from a copy in rank 0's memory; false lets every rank wait
+    for the disk."""
+    staging: str | None = None
+    """Folder of the node's own disk: a checkpoint is written there first, and copied to the run
+    directory beside training."""
     keep_last: Count = 2
     """Checkpoints kept."""
     guard: GuardConfig = GuardConfig()

@@ -149,6 +149,15 @@ def duration(seconds: float) -> str:
     return f"{s // 86400}d{s % 86400 // 3600:02d}h"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes as 512.0 B, 3.2 KiB, 80.1 MiB or 1.25 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
 def setup_logging(run_dir: str | Path, rank: int) -> logging.Logger:
     """Send the logger `agehpc` to RUN/logs/rankN.log (appended) and, on rank 0, warnings to stderr.
 

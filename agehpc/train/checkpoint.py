@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from agehpc import best as bests
-from agehpc import checkpoints
+from agehpc import checkpoints, model_file
 from agehpc.best import Best
 from agehpc.cluster.collectives import together
 from agehpc.config.schema import Config, identity_hash
@@ -21,6 +21,7 @@ from agehpc.train.guard import Trouble, not_finite
 from agehpc.train.progress import Progress, progress_of
 from agehpc.train.rollback import last_good
 from agehpc.train.snapshot import Snapshot
+from agehpc.train.writer import Writer
 
 ABOUT = ("hash", "dataset_id", "world_size")
 """What state.json holds besides the counters."""
@@ -52,10 +53,12 @@ def save(
     snapshot: Snapshot | None,
     best: Best | None,
     quiet: int,
-) -> Path | Trouble:
-    """Write a checkpoint and remove old ones; what is not finite is not written. Collective.
+    writer: Writer,
+) -> Trouble | None:
+    """Begin to write a checkpoint, after which old ones go. Collective.
 
-    Norm statistics become the average over ranks, here and in the live modules.
+    What is not finite is not written. Norm statistics become the average over ranks, here and in
+    the live modules.
 
     Args:
         run: the run directory.
@@ -68,6 +71,7 @@ def save(
         best: the best checkpoint, maybe this one; it stays.
         quiet: step of the last quiet tick. Where the guard may go back, the checkpoint that is
             good by it stays too.
+        writer: has settled what it wrote before.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, engine in engines.items():
@@ -86,12 +90,7 @@ def save(
         "world_size": dist.get_world_size(),
     }
 
-    def write() -> Path | Trouble:
-        assert snapshot is not None
-        if trouble := _not_finite(tensors, progress):
-            return trouble
-        tensors["ema"] = snapshot.refresh(averaged)
-        path = checkpoints.write(run, progress.step, tensors, state)
+    def finish(path: Path) -> None:
         checkpoints.export(run, path)
         if best is not None and best.step == progress.step:
             bests.write(run, best)  # before it, a kill leaves the one before; both are there
@@ -99,9 +98,18 @@ def save(
         if config.train.guard.action == "rollback" and (good := last_good(run, quiet)):
             kept.add(good.name)
         checkpoints.prune(run, config.train.keep_last, kept)
-        return path
 
-    return together(write)
+    def begin() -> Trouble | None:
+        assert snapshot is not None
+        if trouble := _not_finite(tensors, progress):
+            return trouble
+        tensors["ema"] = snapshot.refresh(averaged)
+        about = {"ema": model_file.about(config, progress.step, progress.kimg)}
+        note = ", the best so far" if best is not None and best.step == progress.step else ""
+        writer.start(progress.step, tensors, state, about, finish, note)
+        return None
+
+    return together(begin)
 
 
 def _not_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> Trouble | None:

@@ -99,7 +99,7 @@ def _resolve(config: Config) -> Config:
 def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
     from agehpc.cluster.groups import choose_device
     from agehpc.estimate import estimate
-    from agehpc.observe.console import Console
+    from agehpc.observe.console import Console, size
     from agehpc.train import run_directory
 
     config = _resolve(config)
@@ -108,7 +108,7 @@ def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
         run_directory.check(Path(flags.out), config)
     if flags.world_size is None:
         choose_device(env, config.cluster.device)
-    size = estimate(config, plan)
+    needs = estimate(config, plan)
     if env.rank > 0:
         return EXIT_DONE
     if flags.json_:
@@ -120,10 +120,11 @@ def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
             "accumulation": plan.accumulation,
             "global_batch": plan.global_batch,
             "steps": plan.steps,
-            "parameters": size.parameters,
-            "state_bytes_by_zero_stage": size.states,
-            "activation_bytes": size.activations,
-            "total_bytes": size.total(config),
+            "parameters": needs.parameters,
+            "state_bytes_by_zero_stage": needs.states,
+            "activation_bytes": needs.activations,
+            "total_bytes": needs.total(config),
+            "checkpoint_bytes": needs.checkpoint,
         }
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
         return EXIT_DONE
@@ -133,14 +134,16 @@ def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
         _batches(config, plan),
     )
     rows: dict[str, Any] = {}
-    for name, states in size.states.items():
+    for name, states in needs.states.items():
         stage = config.players[name].zero.stage
         cells = "   ".join(
-            f"{'*' if s == stage else ' '}stage {s} {_size(b)}" for s, b in enumerate(states)
+            f"{'*' if s == stage else ' '}stage {s} {size(b)}" for s, b in enumerate(states)
         )
-        rows[name] = f"{size.parameters[name] / 1e6:.2f} M parameters   {cells}"
-    rows["activations"] = f"{_size(size.activations)} saved by one micro-batch's forwards"
-    rows["total"] = f"{_size(size.total(config))} a rank at the stages marked *"
+        rows[name] = f"{needs.parameters[name] / 1e6:.2f} M parameters   {cells}"
+    rows["activations"] = f"{size(needs.activations)} saved by one micro-batch's forwards"
+    rows["total"] = f"{size(needs.total(config))} a rank at the stages marked *"
+    copied = ", and a copy in rank 0's memory while it is written"
+    rows["checkpoint"] = size(needs.checkpoint) + copied * config.train.async_save
     console.rows("memory a rank (weights, gradients, optimizer, average)", rows)
     return EXIT_DONE
 
@@ -156,14 +159,6 @@ def _batches(config: Config, plan: Plan) -> dict[str, Any]:
         "ZeRO": ", ".join(f"{n} stage {p.zero.stage}" for n, p in config.players.items()),
         "precision": config.train.precision,
     }
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.2f} GiB"
 
 
 def _train(config: Config, run: Path, ranks: "Ranks") -> int:

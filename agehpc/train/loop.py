@@ -43,6 +43,7 @@ from agehpc.train.scoring import Scorer
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.status import status_of
 from agehpc.train.step import run_turns
+from agehpc.train.writer import Writer
 from agehpc_kernels.norm import global_moments
 
 EXIT_CODES: dict[Reason, int] = {
@@ -110,6 +111,7 @@ class Trainer:
         self.recorder: Recorder | None = None
         self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
         self.best = together(self._open_rank0)
+        self.writer = Writer(run, config.train, ranks.env, console)
         self.scorer: Scorer | None = None
         if config.evaluate.metrics and config.evaluate.samples:
             own = None if self.snapshot is None else self.snapshot.model
@@ -185,6 +187,7 @@ class Trainer:
             self.intake.close()
             if self.recorder is not None:
                 self.recorder.close()
+            self.writer.close()
         return EXIT_DONE
 
     def _step(self, batches: list[list[Micro]]) -> None:
@@ -236,7 +239,7 @@ class Trainer:
                 saving = True
         if saving:
             with self.meter.span("save"):
-                return self._save()
+                return self._save(stop=stop)
         return None
 
     def _tick(self) -> Trouble | None:
@@ -254,6 +257,7 @@ class Trainer:
             self.recorder.metrics(self.progress, means, rates, data, self.ranks.device)
 
         together(write)  # on a full disk every rank ends, and says so once
+        self.writer.settle(wait=False)
         left = self.plan.samples - self.progress.samples_seen
         eta_s = rates.eta_s(left, self._seconds_left())
         total_kimg = self.config.train.kimg
@@ -269,6 +273,7 @@ class Trainer:
         The samples go on where they are.
         """
         guard = self.config.train.guard
+        self.writer.settle(wait=True)
 
         def answer() -> tuple[Path, Progress, Best | None]:
             assert self.recorder is not None
@@ -341,13 +346,15 @@ class Trainer:
         assert self.snapshot is not None
         self.snapshot.refresh(weights)
 
-    def _save(self) -> Trouble | None:
+    def _save(self, *, stop: bool) -> Trouble | None:
+        self.writer.settle(wait=True)
+
         def sync() -> None:
             assert self.recorder is not None
             self.recorder.sync()
 
         together(sync)
-        path = checkpointing.save(
+        trouble = checkpointing.save(
             self.run,
             self.config,
             self.progress,
@@ -357,12 +364,10 @@ class Trainer:
             self.snapshot,
             self.best,
             self.quiet,
+            self.writer,
         )
-        if isinstance(path, Trouble):
-            return path
-        best = self.best is not None and self.best.step == self.progress.step
-        self.console.say(f"saved {path}{', the best so far' if best else ''}")
-        return None
+        self.writer.settle(wait=stop)
+        return trouble
 
     def _record_faults(self, faults: list[Fault]) -> None:
         assert self.recorder is not None
