@@ -334,8 +334,8 @@ _DATA_NOT_IDENTITY = {
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of the tree that makes a run that run, as plain values.
 
-    Seed, system, model, optimizers, data (by dataset id) and global batch. World size, ZeRO
-    stages, micro-batches, workers and cadences may change between starts.
+    Seed, system, model, optimizers and data (by dataset id). World size, ZeRO stages, batches,
+    workers and cadences may change between starts: samples go on in their order.
     """
     return {
         "run": {"seed": config.run.seed},
@@ -346,7 +346,6 @@ def identity(config: Config) -> dict[str, Any]:
             for name, player in sorted(config.players.items())
         },
         "data": config.data.model_dump(mode="json", exclude=_DATA_NOT_IDENTITY),
-        "train": {"global_batch": config.train.global_batch},
     }
 
 

@@ -12,6 +12,7 @@ from agehpc import best as bests
 from agehpc import checkpoints, model_file
 from agehpc.best import Best
 from agehpc.cluster.collectives import together
+from agehpc.config.plan import Plan
 from agehpc.config.schema import Config, identity_hash
 from agehpc.errors import RunError
 from agehpc.models.ema import Ema
@@ -88,6 +89,7 @@ def save(
         "hash": identity_hash(config),
         "dataset_id": config.data.dataset_id,
         "world_size": dist.get_world_size(),
+        "global_batch": config.train.global_batch,
     }
 
     def finish(path: Path) -> None:
@@ -120,6 +122,21 @@ def _not_finite(tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress)
             if not finite.all():
                 return not_finite(f"{name} of {file}", float(value[~finite][0]), progress.step)
     return None
+
+
+def changes(checkpoint: Path, plan: Plan) -> str:
+    """What this start does otherwise than the one that wrote a checkpoint; empty where nothing."""
+    state = checkpoints.read_state(checkpoint)
+    ranks, batch = state.get("world_size"), state.get("global_batch")
+    told = []
+    if ranks not in (None, plan.world_size):
+        told.append(f"{plan.world_size} ranks after {ranks}")
+    if batch not in (None, plan.global_batch):
+        told.append(
+            f"global batch {plan.global_batch} after {batch} (samples go on in their order, "
+            "learning rates stay)"
+        )
+    return ", ".join(told)
 
 
 def restore_modules(

@@ -201,6 +201,8 @@ def _resumed(newest: Path, trainer: "Trainer") -> str:
 
 
 def _banner(console: "Console", trainer: "Trainer", newest: Path | None) -> None:
+    from agehpc.train.checkpoint import changes
+
     config, plan = trainer.config, trainer.plan
     rows = {
         "run": f"{trainer.run} (hash {identity_hash(config)})",
@@ -209,6 +211,8 @@ def _banner(console: "Console", trainer: "Trainer", newest: Path | None) -> None
         "device": f"{trainer.ranks.device}, {_threads()} threads a rank",
         "start": "new run" if newest is None else _resumed(newest, trainer),
     }
+    if newest is not None and (told := changes(newest, plan)):
+        rows["changed"] = told
     console.rows(f"agehpc train {config.run.recipe}", rows)
 
 

@@ -111,6 +111,7 @@ def test_which_run_is_the_same(tmp_path):
     write_run_config(tmp_path, config)
     free = {
         "train.kimg": 1.0,
+        "train.global_batch": 128,
         "train.micro_batch": 2,
         "players.critics.zero.stage": 2,
         "data.decoder": "pyav",
@@ -127,7 +128,6 @@ def test_which_run_is_the_same(tmp_path):
         assert is_same_run(tmp_path, change(config, key, value)), key
     fixed = {
         "run.seed": 1,
-        "train.global_batch": 128,
         "players.critics.optim.lr": 1.0,
         "model.latent": 3,
         "data.dataset_id": "x",
