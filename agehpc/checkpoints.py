@@ -79,20 +79,10 @@ def fill(
     Raises:
         OSError: as the file system does; nothing partial is left.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     partial = folder / f".{name_of(step)}.partial"
     with _new(partial):
         for name, values in tensors.items():
-            path = partial / f"{name}.safetensors"
-            whole = {k: v.detach().cpu().contiguous() for k, v in values.items()}
-            try:
-                save_file(whole, path, dict((about or {}).get(name, {})) or None)
-            except SafetensorError as error:  # a full disk comes as this, not as an OSError
-                raise OSError(f"{path}: {error}") from error
-            # The library makes files that their owner alone may read; a run's are as its folder.
-            path.chmod(partial.stat().st_mode & 0o666)
+            save_tensors(partial / f"{name}.safetensors", values, (about or {}).get(name))
         (partial / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
         files = {
             p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
@@ -105,6 +95,22 @@ def fill(
         manifest.write_text(json.dumps(told, indent=1) + "\n")
         _sync(manifest)
     return partial
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, and texts beside them, to a safetensors file; OSError as the system does."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(whole, path, dict(header) if header else None)
+    except SafetensorError as error:  # a full disk comes as this, not as an OSError
+        raise OSError(f"{path}: {error}") from error
+    # The library makes files that their owner alone may read; a run's are as its folder.
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def publish(run: Path, step: int, filled: Path) -> Path:
