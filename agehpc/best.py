@@ -114,13 +114,21 @@ def find(run: Path, checkpoint: str) -> Path:
     A damaged one is passed over for `latest`, with a warning. RunError where the run has none such,
     or the one that is named is damaged.
     """
-    found = {path.name: path for path in checkpoints.complete(run)}
-    if not found:
-        raise RunError(f"{run} has no complete checkpoint yet; train it first")
     if checkpoint == "latest":
         newest = newest_sound(run, lambda text: LOGGER.warning("%s", text))
-        assert newest is not None
+        if newest is None:
+            raise _untrained(run)
         return newest
+    path = named(run, checkpoint)
+    verify(path)
+    return path
+
+
+def named(run: Path, checkpoint: str) -> Path:
+    """The checkpoint that `best` or a name stands for; RunError where the run has none such."""
+    found = {path.name: path for path in checkpoints.complete(run)}
+    if not found:
+        raise _untrained(run)
     there = ", ".join(found)
     if checkpoint == "best":
         best = read(run)
@@ -132,5 +140,8 @@ def find(run: Path, checkpoint: str) -> Path:
         checkpoint = checkpoints.name_of(best.step)
     if checkpoint not in found:
         raise RunError(f"{run} has no checkpoint {checkpoint!r}; it has {there}")
-    verify(found[checkpoint])
     return found[checkpoint]
+
+
+def _untrained(run: Path) -> RunError:
+    return RunError(f"{run} has no complete checkpoint yet; train it first")

@@ -28,6 +28,7 @@ COMMANDS: Table = {
     "transfer": ("agehpc.latent.commands.transfer:main", "style onto content, or translation"),
     "restore": ("agehpc.latent.commands.restore:main", "denoise, inpaint or super-resolve"),
     "anomaly": ("agehpc.latent.commands.anomaly:main", "score samples by how unusual they are"),
+    "checkpoint": ("agehpc.checkpoint_command:main", "list, verify, export, convert checkpoints"),
     "data": ("agehpc.data.commands:main", "make and check shards: pack, verify, demo"),
     "config": ("agehpc.config.commands:main", "show configurations and list recipes"),
     "doctor": ("agehpc.doctor:main", "check this machine: versions, devices, decoders, disk"),

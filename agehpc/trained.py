@@ -244,7 +244,7 @@ def load(
     if run.is_file():
         config, tensors = model_file.read(run)
         model = Model(config, device)
-        model.load(_fitting(run, "it", model.state(), tensors))
+        model.load(fitting(run, "it", model.state(), tensors))
         return model
     config = read_run_config(run)
     path = best.find(run, checkpoint)
@@ -264,12 +264,13 @@ def _of_these_networks(path: Path, name: str, wanted: Mapping[str, Tensor]) -> d
     found = {}
     if (path / f"{name}.safetensors").is_file():
         found = checkpoints.read_tensors(path, name)
-    return _fitting(path, name, wanted, found)
+    return fitting(path, name, wanted, found)
 
 
-def _fitting(
+def fitting(
     path: Path, what: str, wanted: Mapping[str, Tensor], found: dict[str, Tensor]
 ) -> dict[str, Tensor]:
+    """`found`, of a file, where it has the names and shapes of `wanted`; RunError otherwise."""
     odd = [
         key
         for key in {**wanted, **found}

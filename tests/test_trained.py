@@ -133,7 +133,7 @@ def test_what_cannot_be_loaded(
     assert f"{file} differs from its checksum" in caplog.text
     assert "passed over for step-00000001" in caplog.text
     (run / "checkpoints" / "step-00000001" / "state.json").unlink()
-    with pytest.raises(RunError, match="none of the 2 checkpoints of .* is sound"):
+    with pytest.raises(RunError, match=r"none of the 2 checkpoints of .* is sound"):
         agehpc.load(run)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -270,7 +270,12 @@ def save_rows(
     return [str(path) for path in paths]
 
 
-def say(flags: RunFlags, told: Mapping[str, Any]) -> int:
+class _Telling(Protocol):
+    @property
+    def json_(self) -> bool: ...
+
+
+def say(flags: _Telling, told: Mapping[str, Any]) -> int:
     """Print figures and paths, as lines or as JSON; return the exit code."""
     if flags.json_:
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
