@@ -156,26 +156,55 @@ def train_in_fork(
     at once. `patch`, a function of a module, is called there first: it may break what is to break.
     Returns the exit code (negative for a signal), standard output and standard error.
     """
+    (ended,) = train_in_forks(arguments, log, 1, timeout, patch)
+    return ended
+
+
+def train_in_forks(
+    arguments: list[str],
+    log: Path,
+    world_size: int,
+    timeout: float = 120,
+    patch: Callable[[], None] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> list[tuple[int, str, str]]:
+    """The same on some ranks, with more in their environment."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agehpc.train.loop", "agehpc.train.command", "deepspeed"])
-    process = context.Process(target=_train_in_child, args=(arguments, str(log), patch))
+    logs = [log.with_suffix(f".{rank}.log") for rank in range(world_size)]
+    shared = dict(env or {})
+    if world_size > 1:
+        shared |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     os.environ["DS_ACCELERATOR"] = "cpu"
+    processes = []
     try:
-        process.start()
+        for rank, path in enumerate(logs):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}
+            given = (arguments, str(path), patch, {**shared, **own})
+            processes.append(context.Process(target=_train_in_child, args=given))
+            processes[-1].start()
     finally:
         del os.environ["DS_ACCELERATOR"]
-    process.join(timeout)
-    if process.exitcode is None:
+    deadline = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    late = [process for process in processes if process.exitcode is None]
+    for process in late:
         process.kill()
         process.join()
-        raise AssertionError(f"{arguments} did not end in {timeout} s: {log.read_text()}")
-    return process.exitcode, log.read_text(), log.with_suffix(".err").read_text()
+    told = [(path.read_text(), path.with_suffix(".err").read_text()) for path in logs]
+    assert not late, f"{arguments} did not end in {timeout} s: {told}"
+    return [(p.exitcode or 0, *texts) for p, texts in zip(processes, told, strict=True)]
 
 
-def _train_in_child(arguments: list[str], log: str, patch: Callable[[], None] | None) -> None:
+def _train_in_child(
+    arguments: list[str], log: str, patch: Callable[[], None] | None, env: Mapping[str, str]
+) -> None:
     for descriptor, path in ((1, Path(log)), (2, Path(log).with_suffix(".err"))):
         with path.open("wb") as file:
             os.dup2(file.fileno(), descriptor)
+    os.environ.update(env)
     if patch is not None:
         patch()
     sys.exit(cli.main(["train", *arguments]))
