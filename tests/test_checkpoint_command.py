@@ -183,6 +183,7 @@ def save_by_deepspeed(_ranks: object, folder: str) -> None:
         engine.save_checkpoint(folder, tag=f"stage-{stage}")
 
 
+@pytest.mark.slow  # imports DeepSpeed in a process of its own
 def test_what_deepspeed_saves(tmp_path: Path):
     """Read without its own loader, which unpickles whatever is there."""
     run_ranks(1, "tests.test_checkpoint_command:save_by_deepspeed", str(tmp_path))

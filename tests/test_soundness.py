@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agehpc import checkpoints
@@ -90,6 +90,7 @@ def test_a_damaged_one_is_passed_over(run: Path, damage: str):
     assert newest.exists()
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_any_flipped_bit_shows(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
     run = tmp_path_factory.mktemp("run")

@@ -60,28 +60,28 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def publish_once_training_went_on() -> None:
-    """Hold a checkpoint back until a tick of a later step is on the disk."""
-    publish, writing = checkpoints.publish, []
+def fill_once_training_went_on() -> None:
+    """Hold every write back until a tick of a later step is on the disk."""
+    fill, writing = checkpoints.fill, []
 
-    def held_back(run: Path, step: int, filled: Path) -> Path:
+    def held_back(folder: Path, step: int, *more: Any) -> Path:
         writing.append(step)
         assert len(writing) == 1, "two at a time"
         deadline = time.monotonic() + 60
-        while step < STEPS and not any(row["step"] > step for row in read_rows(run)):
+        while step < STEPS and not any(row["step"] > step for row in read_rows(folder.parent)):
             assert time.monotonic() < deadline, f"training waits for the checkpoint of step {step}"
             time.sleep(0.01)
         writing.clear()
-        return publish(run, step, filled)
+        return fill(folder, step, *more)
 
-    checkpoints.publish = held_back
+    checkpoints.fill = held_back
 
 
 def test_training_goes_on_meanwhile(shards: Path, waiting: Path, tmp_path: Path):
     """The tensors are those of the step that is saved, whatever training does to them."""
     out = tmp_path / "run"
     code, told, errors = train_in_fork(
-        flags(shards, out, STEPS), tmp_path / "log", patch=publish_once_training_went_on
+        flags(shards, out, STEPS), tmp_path / "log", patch=fill_once_training_went_on
     )
     assert code == 0, errors
     assert_same(out, waiting)
@@ -152,6 +152,16 @@ def be_killed_in_the_copy() -> None:
     shutil.copyfile = killed
 
 
+def find_nothing_staged() -> None:
+    fill = checkpoints.fill
+
+    def looked(folder: Path, *more: Any) -> Path:
+        assert list(folder.iterdir()) == []
+        return fill(folder, *more)
+
+    checkpoints.fill = looked
+
+
 @pytest.mark.parametrize("beside", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_by_way_of_a_local_disk(shards: Path, waiting: Path, tmp_path: Path, beside: str):
     """Killed in the middle of the copy, the one before counts, and nothing is left in the end."""
@@ -165,8 +175,10 @@ def test_by_way_of_a_local_disk(shards: Path, waiting: Path, tmp_path: Path, bes
     (folder,) = local.iterdir()
     assert folder.name.startswith("agehpc-")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert [p.name for p in folder.iterdir()] == [".step-00000008.partial"]
-    code, told, errors = train_in_fork(words, tmp_path / "log")
+    (left,) = folder.iterdir()
+    assert left.name == ".step-00000008.partial"
+    left.rename(folder / ".step-00000099.partial")  # a step that is not saved again
+    code, told, errors = train_in_fork(words, tmp_path / "log", patch=find_nothing_staged)
     assert code == 0, errors
     assert "resumed from step-00000004" in told
     assert_same(out, waiting)
