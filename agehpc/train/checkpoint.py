@@ -24,7 +24,7 @@ from agehpc.train.rollback import last_good
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.writer import Writer
 
-ABOUT = ("hash", "dataset_id", "world_size")
+ABOUT = ("hash", "dataset_id", "world_size", "global_batch")
 """What state.json holds besides the counters."""
 
 
