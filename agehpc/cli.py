@@ -18,6 +18,7 @@ Table = Mapping[str, tuple[str, str]]
 
 COMMANDS: Table = {
     "train": ("agehpc.train.command:main", "train a recipe, or resume its run"),
+    "launch": ("agehpc.launch.command:main", "submit a training to Slurm"),
     "evaluate": ("agehpc.evaluate.command:main", "score samples: FID, KID, precision, recall, ..."),
     "sample": ("agehpc.generate:sample_main", "generate from a run's generator"),
     "reconstruct": ("agehpc.generate:reconstruct_main", "encode and decode samples with a run"),
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code (see `agehpc.errors`)."""
     argv = sys.argv[1:] if argv is None else argv
     os.umask(os.umask(0o077) | 0o002)  # whatever it was: nothing becomes writable for everybody
+    os.umask(os.umask(0o022) | 0o002)  # nothing that is written is for everybody to change
     try:
         if argv[:1] == ["--version"]:
             sys.stdout.write(f"agehpc {__version__}\n")

@@ -26,6 +26,7 @@ WITHOUT_TORCH = [
     "agehpc.files",
     "agehpc.config",
     "agehpc.recipes",
+    "agehpc.launch",
 ]
 # Module or package -> what it may import of the project, besides itself. The longest name
 # counts; what has no rule here may use everything but `agehpc.train`.
@@ -44,6 +45,9 @@ MAY_USE = {
     "agehpc.systems": ["agehpc.config", "agehpc.errors", "agehpc.losses", "agehpc.models"],
     "agehpc.data": ["agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.cli"],
     "agehpc.cluster": ["agehpc.config", "agehpc.errors", "agehpc.files"],
+    "agehpc.launch": [
+        *("agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.observe.environment"),
+    ],
     "agehpc.observe": ["agehpc.config", "agehpc.errors", "agehpc.files"],
     "agehpc_kernels": [],
     "agehpc_tune": ["agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.recipes"],

@@ -22,6 +22,10 @@ PACKAGES = ("torch", "triton", "deepspeed", "webdataset", "decord2", "decord", "
 """Distributions whose versions a figure may depend on."""
 
 
+REVISION = "revision"
+"""File beside the package in a snapshot of the code."""
+
+
 def describe(hosts: Sequence[str] = ()) -> dict[str, Any]:
     """Return what is known of this process's machine; `hosts` are all nodes of the run."""
     import torch
@@ -48,8 +52,14 @@ def write(path: str | Path, description: dict[str, Any]) -> None:
 
 
 def revision() -> str | None:
-    """Return the git revision of a checkout, "-dirty" after it if files changed; else None."""
+    """Return the git revision of a checkout, "-dirty" after it if files changed; else None.
+
+    The snapshot of a run's code keeps it in a file.
+    """
     package = Path(__file__).resolve().parents[1]
+    kept = package.parent / REVISION
+    if kept.is_file():
+        return kept.read_text().strip()
     # An installed copy may lie inside somebody else's repository: only tracked files count.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None

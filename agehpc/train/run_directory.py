@@ -16,6 +16,8 @@ from agehpc.soundness import newest_sound
 from agehpc.train import rollback
 
 LOCK = ".lock"
+BEFORE = (LOCK, "logs", "control", "code", "submit.sh")
+"""What a run directory may hold before its first start."""
 
 
 @contextlib.contextmanager
@@ -46,6 +48,7 @@ def opened(
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
+        (run / "control").mkdir(exist_ok=True)
         checkpoints.sweep(run)
         rollback.discard(run)
         newest = newest_sound(run, lambda text: say(f"warning: {text}"), repair=True)
@@ -59,7 +62,7 @@ def check(run: Path, config: Config) -> None:
     if run.exists() and not run.is_dir():
         raise RunError(f"--out {run} is a file; give a directory")
     if not is_same_run(run, config) and run.is_dir():
-        others = sorted(p.name for p in run.iterdir() if p.name not in (LOCK, "logs"))
+        others = sorted(p.name for p in run.iterdir() if p.name not in BEFORE)
         if others:
             raise RunError(
                 f"--out {run} holds {others[0]} but no {NAME}: it is no run directory; "

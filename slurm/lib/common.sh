@@ -1,9 +1,40 @@
-# Sourced by the batch scripts; AGEHPC_HOME is set. One function a step of a job, agehpc_train last.
+# Sourced by the batch scripts; AGEHPC_HOME is set. `agehpc_begin` first, then what the job is for.
 # shellcheck shell=bash
 
 readonly AGEHPC_RESTART=85 # agehpc's exit code for: saved, run me again
+readonly AGEHPC_LOST=75    # and for: another rank or its node is gone
 
-agehpc_usage() {
+: "${AGEHPC_HOME:?}"
+# shellcheck source=slurm/lib/environment.sh
+source "$AGEHPC_HOME/slurm/lib/environment.sh"
+# shellcheck source=slurm/lib/ranks.sh
+source "$AGEHPC_HOME/slurm/lib/ranks.sh"
+# shellcheck source=slurm/lib/finish.sh
+source "$AGEHPC_HOME/slurm/lib/finish.sh"
+
+# What the usage of every script ends with.
+agehpc_usage_environment() {
+    cat <<'USAGE'
+
+Environment:
+  AGEHPC_HOME          the agehpc folder, if you submit from elsewhere
+  AGEHPC_SITE          settings from slurm/sites/NAME.sh (default: default)
+  AGEHPC_ENVIRONMENT   where agehpc is installed: path (it is on PATH), venv, pyxis,
+                       apptainer (default: venv where there is one, else path)
+  AGEHPC_VENV          the virtual environment (default AGEHPC_HOME/.venv)
+  AGEHPC_IMAGE         image of the container: for pyxis a .sqsh or registry name, else a .sif
+  AGEHPC_MOUNTS        folders that it sees besides the run, the submit folder and AGEHPC_HOME, with
+                       commas between them
+  AGEHPC_COMMAND       command to run in place of agehpc, there
+  AGEHPC_LAUNCHER      srun (one task a rank) or torchrun (one task a node); default srun
+  AGEHPC_LOCAL_TMP     folder on each node for temporary files and caches (default /tmp)
+  AGEHPC_MASTER_ADDR   address of the first node, where Slurm's own does not serve
+  AGEHPC_MAX_RESTARTS  how often a job may requeue itself (default 20)
+  AGEHPC_MAX_CRASHES   how often ranks may be killed without a new checkpoint (default 3)
+USAGE
+}
+
+agehpc_train_usage() {
     local kind=$1 recipe=$2
     cat <<USAGE
 usage: sbatch [SBATCH FLAGS] slurm/train_$kind.sh [RECIPE] --data.shards DIR --out RUN [FLAGS]
@@ -16,17 +47,11 @@ Everything after the script's name goes to \`agehpc train\`; \`agehpc train --he
   sbatch --nodes=2 --ntasks-per-node=2 --cpus-per-task=8 slurm/train_$kind.sh ...   (CPU ranks)
 
 Five minutes before the time limit the run is saved and the job requeued; the requeued job resumes
-it, and so does submitting the same command again. The log is agehpc-$kind-JOBID.out.
-
-Environment:
-  AGEHPC_HOME          the agehpc folder, if you submit from elsewhere
-  AGEHPC_VENV          virtual environment that holds agehpc (default AGEHPC_HOME/.venv, then PATH)
-  AGEHPC_COMMAND       command to run in place of agehpc, such as "apptainer exec --nv x.sif agehpc"
-  AGEHPC_SITE          settings from slurm/sites/NAME.sh (default: default)
-  AGEHPC_LOCAL_TMP     folder on each node for temporary files and caches (default /tmp)
-  AGEHPC_MASTER_ADDR   address of the first node, where Slurm's own does not serve
-  AGEHPC_MAX_RESTARTS  how often a job may requeue itself (default 20)
+it, and so do \`sbatch RUN/submit.sh\`, with the code of this start, and submitting the same command
+again. \`touch RUN/control/save\` saves, \`touch RUN/control/stop\` saves and ends the job. The log is
+agehpc-$kind-JOBID.out.
 USAGE
+    agehpc_usage_environment
 }
 
 agehpc_say() { echo "agehpc: $*"; }
@@ -42,17 +67,31 @@ agehpc_fail() {
     exit 2
 }
 
-# One argument a line: the command that runs agehpc.
-agehpc_command() {
-    local venv=${AGEHPC_VENV:-$AGEHPC_HOME/.venv}
-    if [[ -n ${AGEHPC_COMMAND:-} ]]; then
-        tr ' ' '\n' <<<"$AGEHPC_COMMAND"
-    elif [[ -x $venv/bin/agehpc ]]; then
-        echo "$venv/bin/agehpc"
-    elif [[ -n ${AGEHPC_VENV:-} ]] || ! command -v agehpc; then # command -v tells the path
-        agehpc_fail "no agehpc command in $venv/bin${AGEHPC_VENV:-" or on PATH"};" \
-            "install agehpc where every node sees it, and export AGEHPC_VENV=/path/to/venv"
+# agehpc_begin SCRIPT [ARGUMENTS]: help, or the site's settings and the shape of the job.
+# The script defines agehpc_usage.
+agehpc_begin() {
+    local script=$1 argument site
+    shift
+    for argument in "$@"; do
+        if [[ $argument == -h || $argument == --help ]]; then
+            agehpc_usage
+            exit 0
+        fi
+    done
+    if [[ -z ${SLURM_JOB_ID:-} ]]; then
+        agehpc_fail "this is a batch script, and no Slurm job runs here; submit it:" \
+            "sbatch --nodes=2 $script$( (($#)) && printf ' %q' "$@")" \
+            $'\nwithout Slurm: `agehpc --help` lists the commands'
     fi
+    # What a job writes only its owner and group may change, whatever the shell that submitted it.
+    umask "$(printf '%04o' $((8#$(umask) | 8#0002)))"
+    site=$AGEHPC_HOME/slurm/sites/${AGEHPC_SITE:-default}.sh
+    if [[ ! -f $site ]]; then
+        agehpc_fail "AGEHPC_SITE=${AGEHPC_SITE:-}: no file $site; copy slurm/sites/default.sh to it"
+    fi
+    # shellcheck source=/dev/null
+    source "$site"
+    AGEHPC_RUN=""
 }
 
 # The value of --out among the arguments; nothing if there is none.
@@ -66,149 +105,58 @@ agehpc_out() {
     echo "$out"
 }
 
-# The newest complete checkpoint of a run; nothing if there is none.
-agehpc_newest_checkpoint() {
-    local manifest newest=""
-    for manifest in "$1"/checkpoints/step-*/manifest.json; do
-        if [[ -f $manifest ]]; then newest=$manifest; fi
-    done
-    echo "$newest"
-}
-
-# GPUs that the job has on each node.
-agehpc_gpus_per_node() {
-    local gpus=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE:-0}}
-    echo "${gpus##*:}" # without the type in a100:4
-}
-
-# CPUs that the job has on its smallest node: 4 of "8(x2),4".
-agehpc_cpus_per_node() { tr ',' '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1; }
-
-# Sets AGEHPC_TASKS (processes a node) and AGEHPC_CPUS (CPUs a process).
-agehpc_layout() {
-    local gpus cpus
-    gpus=$(agehpc_gpus_per_node)
-    cpus=$(agehpc_cpus_per_node)
-    if ((gpus > 0)); then
-        AGEHPC_TASKS=$gpus
-    else
-        AGEHPC_TASKS=${SLURM_NTASKS_PER_NODE:-1}
-    fi
-    AGEHPC_CPUS=$((cpus / AGEHPC_TASKS))
-    if ((AGEHPC_CPUS == 0)); then
-        agehpc_fail "$cpus CPUs a node for $gpus GPUs, but every GPU's process needs a CPU;" \
-            "submit with --ntasks-per-node=$gpus --cpus-per-task=N, or with --exclusive"
-    fi
-    agehpc_say "$((SLURM_NNODES * AGEHPC_TASKS)) ranks on $SLURM_NNODES nodes" \
-        "($SLURM_JOB_NODELIST), a rank has $AGEHPC_CPUS CPUs and $((gpus > 0)) GPUs"
-}
-
-# Exports where the ranks meet. They work out their numbers themselves, from srun's variables.
-agehpc_rendezvous() {
-    local first address
-    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    # What Slurm itself calls the node by: its name need not resolve.
-    address=$(scontrol show node -o "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2) || address=$first
-    export MASTER_ADDR=${AGEHPC_MASTER_ADDR:-$address}
-    # Left over from a torchrun in the submitting shell they would win over srun's.
-    unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE
-    agehpc_say "the ranks meet at $MASTER_ADDR ($first)"
-}
-
-# Starts the ranks and waits for them; their exit code is left in AGEHPC_CODE, what asked for an
-# end in AGEHPC_ASKED.
-agehpc_run() {
-    local local_folder=${AGEHPC_LOCAL_TMP:-/tmp}/agehpc-$SLURM_JOB_ID restart=""
-    # Rank 0 shares a node with a batch script, but not with a shell of salloc.
-    if [[ -n ${SLURMD_NODENAME:-} ]]; then restart=$local_folder.restart; fi
-    rm -f "$restart" # a start that was killed may have left it
-    agehpc_say "command:$(printf ' %q' "$@" | agehpc_redact)"
-    AGEHPC_LOCAL=$local_folder AGEHPC_RESTART_FILE=$restart srun \
-        --nodes="$SLURM_NNODES" --ntasks="$((SLURM_NNODES * AGEHPC_TASKS))" \
-        --ntasks-per-node="$AGEHPC_TASKS" --cpus-per-task="$AGEHPC_CPUS" \
-        --kill-on-bad-exit=1 --mpi=none --input=none \
-        "$AGEHPC_HOME/slurm/lib/task.sh" "$@" &
-    AGEHPC_STEP=$!
-    AGEHPC_ASKED=""
-    trap 'agehpc_forward USR1' USR1
-    trap 'agehpc_forward TERM' TERM
-    # A trap ends `wait` early: only a step that is gone has an exit code.
-    while :; do
-        AGEHPC_CODE=0
-        wait "$AGEHPC_STEP" || AGEHPC_CODE=$?
-        if ! kill -0 "$AGEHPC_STEP" 2>/dev/null; then break; fi
-    done
-    if [[ -n $restart && -f $restart ]]; then
-        rm -f "$restart"
-        if ((AGEHPC_CODE == 0)); then AGEHPC_CODE=$AGEHPC_RESTART; fi
-    fi
-}
-
-agehpc_forward() {
-    AGEHPC_ASKED=$1
-    agehpc_say "SIG$1: the ranks are asked to save and stop"
-    kill "-$1" "$AGEHPC_STEP" 2>/dev/null || true
-}
-
-# Puts the job back into the queue if that is of use, and says what happened.
-agehpc_finish() {
-    local before=$1 after=$2 starts=$((${SLURM_RESTART_COUNT:-0} + 1))
-    local most=${AGEHPC_MAX_RESTARTS:-20}
-    if ((AGEHPC_CODE == 0)); then
-        agehpc_say "done"
-    elif ((AGEHPC_CODE != AGEHPC_RESTART)); then
-        agehpc_say "failed with exit code $AGEHPC_CODE"
-    elif [[ $AGEHPC_ASKED == TERM ]]; then
-        agehpc_say "saved; the job was cancelled or preempted, so Slurm decides if it runs again"
-    elif [[ $before == "$after" ]]; then
-        agehpc_say "not requeued: no checkpoint is newer than at the start, and another start as" \
-            "short as this one would not change that; raise --time"
-    elif ((starts > most)); then
-        agehpc_say "saved; not requeued: $starts starts, AGEHPC_MAX_RESTARTS=$most;" \
-            "submit the same command to go on"
-    else
-        agehpc_say "saved; requeued for start $((starts + 1)) of at most $((most + 1))"
-        if scontrol requeue "$SLURM_JOB_ID"; then
-            # Slurm ends this script now. An exit of its own could be taken for the next start's.
-            trap - USR1 TERM
-            sleep 60
-        fi
-        agehpc_say "Slurm did not requeue the job; submit the same command to go on"
-    fi
-    exit "$AGEHPC_CODE"
-}
-
-# agehpc_train KIND DEFAULT_RECIPE [RECIPE] [FLAGS]: the whole job.
+# agehpc_train KIND DEFAULT_RECIPE [RECIPE] [FLAGS]: the whole job of slurm/train_KIND.sh.
 agehpc_train() {
-    local kind=$1 recipe=$2 argument out before site
+    local kind=$1 recipe=$2
     shift 2
-    for argument in "$@"; do
-        if [[ $argument == -h || $argument == --help ]]; then
-            agehpc_usage "$kind" "$recipe"
-            exit 0
-        fi
-    done
-    if [[ -z ${SLURM_JOB_ID:-} ]]; then
-        agehpc_fail "this is a batch script, and no Slurm job runs here; submit it:" \
-            "sbatch --nodes=2 slurm/train_$kind.sh$( (($#)) && printf ' %q' "$@")" \
-            $'\nwithout Slurm: agehpc train RECIPE --data.shards DIR --out RUN'
-    fi
+    # shellcheck disable=SC2317 # called by agehpc_begin
+    agehpc_usage() { agehpc_train_usage "$kind" "$recipe"; }
+    agehpc_begin "slurm/train_$kind.sh" "$@"
     if (($# == 0)) || [[ $1 == -* ]]; then set -- "$recipe" "$@"; fi
-    site=$AGEHPC_HOME/slurm/sites/${AGEHPC_SITE:-default}.sh
-    if [[ ! -f $site ]]; then
-        agehpc_fail "AGEHPC_SITE=${AGEHPC_SITE:-}: no file $site; copy slurm/sites/default.sh to it"
-    fi
-    # shellcheck source=/dev/null
-    source "$site"
+    AGEHPC_RUN=$(agehpc_out "$@")
+    agehpc_end_of_chain
+    agehpc_layout >/dev/null
+    agehpc_environment >/dev/null
+    if [[ -z $AGEHPC_RUN ]]; then agehpc_fail "--out is not set: give the run directory"; fi
+    agehpc_snapshot "$@"
+}
 
+# Goes on as RUN/submit.sh, which it writes with the code that is to run: a job that is requeued
+# runs what it ran before, whatever has become of AGEHPC_HOME.
+agehpc_snapshot() {
+    local text words time
+    time=$(scontrol show job -o "$SLURM_JOB_ID" | grep -o 'TimeLimit=[^ ]*' | cut -d= -f2)
+    words=(--prepare --name "$SLURM_JOB_NAME" --nodes "$SLURM_NNODES" --cpus-per-task "$AGEHPC_CPUS")
+    words+=(--partition "$SLURM_JOB_PARTITION" --time "$time")
+    if [[ -n ${SLURM_JOB_ACCOUNT:-} ]]; then words+=(--account "$SLURM_JOB_ACCOUNT"); fi
+    if ((AGEHPC_GPUS > 0)); then
+        words+=(--gpus-per-node "$AGEHPC_GPUS")
+    else
+        words+=(--tasks-per-node "$AGEHPC_TASKS")
+    fi
+    export AGEHPC_HOME
+    text=$(agehpc_once "${AGEHPC_PROGRAM[@]}" launch "$@" "${words[@]}") || exit
+    mapfile -t words <<<"$text"
+    exec bash "${words[@]}"
+}
+
+# agehpc_resume RECIPE FLAGS: the whole job of RUN/submit.sh.
+agehpc_resume() {
+    local before
+    # shellcheck disable=SC2317 # called by agehpc_begin
+    agehpc_usage() {
+        echo "usage: sbatch [SBATCH FLAGS] submit.sh [FLAGS]"
+        echo "Starts or resumes the run of this folder; flags go to \`agehpc train\`."
+        agehpc_usage_environment
+    }
+    agehpc_begin submit.sh "$@"
+    AGEHPC_RUN=$(agehpc_out "$@")
+    agehpc_end_of_chain
     agehpc_say "job $SLURM_JOB_ID ($SLURM_JOB_NAME), start $((${SLURM_RESTART_COUNT:-0} + 1))"
     agehpc_layout
     agehpc_rendezvous
-    local command text
-    text=$(agehpc_command)
-    mapfile -t command <<<"$text"
-    out=$(agehpc_out "$@")
-    before=$(agehpc_newest_checkpoint "$out")
-    agehpc_run "${command[@]}" train "$@"
-    agehpc_finish "$before" "$(agehpc_newest_checkpoint "$out")"
+    agehpc_environment
+    before=$(agehpc_newest_checkpoint "$AGEHPC_RUN")
+    agehpc_ranks "${AGEHPC_PROGRAM[@]}" train "$@"
+    agehpc_finish "$before" "$(agehpc_newest_checkpoint "$AGEHPC_RUN")"
 }

@@ -9,9 +9,16 @@ trap '' USR1 USR2
 trap : TERM INT
 
 folder=$AGEHPC_LOCAL-$SLURMD_NODENAME
-mkdir -p "$folder/tmp" "$folder/tasks/$SLURM_LOCALID" || exit 1
+(umask 077 && mkdir -p "$folder/tmp" "$folder/tasks/$SLURM_LOCALID") || exit 1
+# Compiled code is loaded from it: in /tmp anybody could have made it before.
+if [[ ! -O $folder ]]; then
+    echo "error: $folder on $SLURMD_NODENAME belongs to another user; remove it, or export" \
+        "AGEHPC_LOCAL_TMP=/another/folder" >&2
+    exit 1
+fi
 export TMPDIR=$folder/tmp TRITON_CACHE_DIR=$folder/triton TORCH_EXTENSIONS_DIR=$folder/extensions
 export PYTHONUNBUFFERED=1
+export PET_NODE_RANK=$SLURM_NODEID # torchrun's number of this node
 
 "$@"
 code=$?
@@ -20,12 +27,6 @@ code=$?
 rmdir "$folder/tasks/$SLURM_LOCALID"
 if rmdir "$folder/tasks" 2>/dev/null; then rm -rf "$folder"; fi
 
-# 85 is no failure, and srun would end the ranks that still shut down: the batch script gets a file.
-if ((code == 85)) && [[ -n $AGEHPC_RESTART_FILE ]]; then
-    # On the batch script's node alone: nobody would remove it from the others.
-    if ((SLURM_NODEID == 0)); then : >"$AGEHPC_RESTART_FILE"; fi
-    exit 0
-fi
 # Ended by srun because another rank failed: the job's exit code is the largest, let it be that one's.
 if ((code == 143)); then code=1; fi
 exit "$code"

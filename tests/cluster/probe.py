@@ -1,6 +1,7 @@
-"""Stands in for `agehpc` in the tests of the batch scripts: `train RECIPE --out RUN --act ACT ...`.
+"""Stands in for `agehpc` in the tests of the batch scripts: `train RECIPE --out RUN ...`.
 
-Every rank writes what it saw to RUN/rank-STARTS-RANK.json. ACT says how it behaves and ends.
+Every rank writes what it saw to RUN/rank-STARTS-RANK.json. AGEHPC_PROBE says how it behaves and
+ends. `launch` is the real one.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from agehpc import cli
 from agehpc.cluster.environment import resolve
 from agehpc.errors import EXIT_RESTART
 
@@ -76,6 +78,8 @@ def _checkpoint(run: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Note what this rank saw, then act."""
+    if argv[0] == "launch":
+        return cli.main(argv)
     run = Path(argv[argv.index("--out") + 1])
     run.mkdir(parents=True, exist_ok=True)
     folders = ("TMPDIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
@@ -92,7 +96,7 @@ def main(argv: list[str]) -> int:
         "tmp_is_there": Path(os.environ["TMPDIR"]).is_dir(),
     }
     (run / f"rank-{START}-{ENV.rank}.json").write_text(json.dumps(seen))
-    return globals()[argv[argv.index("--act") + 1]](run)
+    return globals()[os.environ["AGEHPC_PROBE"]](run)
 
 
 if __name__ == "__main__":

@@ -209,13 +209,13 @@ class Job:
         path = Path(self.show()["StdOut"])
         return path.read_text() if path.exists() else ""
 
-    def wait(self, *states: str, seconds: float = 90) -> dict[str, str]:
+    def wait(self, *states: str, seconds: float = 400) -> dict[str, str]:
         """Wait for one of the states, by default any in which the job has ended."""
         ends = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.wait_until(lambda: self.show()["JobState"] in ends, " or ".join(ends), seconds)
         return self.show()
 
-    def wait_until(self, true: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    def wait_until(self, true: Callable[[], bool], what: str, seconds: float = 400) -> None:
         """Wait for a condition; AssertionError with the log of the job if it does not come."""
         deadline = time.monotonic() + seconds
         while not true():

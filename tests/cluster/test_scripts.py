@@ -11,7 +11,8 @@ import pytest
 from tests.ranks import ROOT
 
 SCRIPTS = sorted((ROOT / "slurm").rglob("*.sh"))
-TRAIN = [path for path in SCRIPTS if path.name.startswith("train_")]
+BATCH = sorted((ROOT / "slurm").glob("*.sh"))
+TRAIN = [path for path in BATCH if path.name.startswith("train_")]
 BARE = {"PATH": os.environ["PATH"]}
 
 
@@ -42,14 +43,15 @@ def test_shellcheck():
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("script", TRAIN, ids=by_name)
+@pytest.mark.parametrize("script", BATCH, ids=by_name)
 def test_help(script: Path, flag: str):
     done = bash(str(script), "some_recipe", flag)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: sbatch [SBATCH FLAGS] slurm/{script.name} [RECIPE]")
+    assert done.stdout.startswith(f"usage: sbatch [SBATCH FLAGS] slurm/{script.name} ")
+    assert "AGEHPC_ENVIRONMENT" in done.stdout
 
 
-@pytest.mark.parametrize("script", TRAIN, ids=by_name)
+@pytest.mark.parametrize("script", BATCH, ids=by_name)
 def test_outside_slurm(script: Path):
     done = bash(str(script), "--data.shards", "my shards")
     assert (done.returncode, done.stdout) == (2, "")
@@ -66,7 +68,9 @@ def test_unknown_site():
 def functions(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run some of the scripts' functions."""
     common = ROOT / "slurm" / "lib" / "common.sh"
-    return bash("-c", f"set -euo pipefail; source {common}; {code}", **environ)
+    environ = {"AGEHPC_HOME": str(ROOT)} | environ
+    code = f"set -euo pipefail; AGEHPC_GPUS=0 AGEHPC_RUN=; source {common}; {code}"
+    return bash("-c", code, **environ)
 
 
 def test_a_log_shows_no_credentials():
@@ -76,19 +80,67 @@ def test_a_log_shows_no_credentials():
     assert done.stdout == " --a https://***@h/x\\?*** --b pipe:*** --c"
 
 
-def test_no_agehpc_command(tmp_path: Path):
-    done = functions("agehpc_command", AGEHPC_HOME=str(tmp_path), PATH="/usr/bin:/bin")
+# What an environment comes to: the words that run agehpc, those before them, and srun's flags.
+SHOWN = """printf '%s|' "${AGEHPC_PROGRAM[@]}" / "${AGEHPC_INSIDE[@]}" / "${AGEHPC_SRUN[@]}" """
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An agehpc folder in which nothing is installed."""
+    (tmp_path / "home" / "slurm").mkdir(parents=True)
+    (tmp_path / "home" / "slurm" / "lib").symlink_to(ROOT / "slurm" / "lib")
+    return {"AGEHPC_HOME": str(tmp_path / "home")}
+
+
+def test_no_agehpc_command(home: dict[str, str]):
+    done = functions("agehpc_environment", **home, PATH="/usr/bin:/bin")
     assert done.returncode == 2
-    assert f"error: no agehpc command in {tmp_path}/.venv/bin or on PATH" in done.stderr
+    assert f"error: no agehpc command in {home['AGEHPC_HOME']}/.venv/bin or on PATH" in done.stderr
 
 
-def test_agehpc_command(tmp_path: Path):
+def test_a_virtual_environment(home: dict[str, str], tmp_path: Path):
     program = tmp_path / "venv of mine" / "bin" / "agehpc"
     program.parent.mkdir(parents=True)
     program.touch(0o755)
-    home = {"AGEHPC_HOME": str(tmp_path), "AGEHPC_VENV": str(program.parent.parent)}
-    assert functions("agehpc_command", **home).stdout == f"{program}\n"
-    assert functions("agehpc_command", AGEHPC_COMMAND="a --b c", **home).stdout == "a\n--b\nc\n"
+    home["AGEHPC_VENV"] = str(program.parent.parent)
+    assert functions(f"agehpc_environment; {SHOWN}", **home).stdout == f"{program}|/|/|"
+    told = functions(f"agehpc_environment; {SHOWN}", AGEHPC_COMMAND="a --b c", **home)
+    assert told.stdout == "a|--b|c|/|/|"
+    # Of the run's own folder, wherever the script looks next.
+    kept = functions("agehpc_environment; env", **home).stdout.splitlines()
+    assert {"AGEHPC_ENVIRONMENT=venv", f"AGEHPC_VENV={home['AGEHPC_VENV']}"} <= set(kept)
+
+
+def test_containers_see_the_run(home: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    image = {"AGEHPC_IMAGE": "/images/a b.sif", "AGEHPC_MOUNTS": "/data,/more data"} | home
+    seen = [home["AGEHPC_HOME"], str(Path.cwd()), "/tmp", str(run), "/data", "/more data"]
+    code = f"AGEHPC_RUN={run}; AGEHPC_GPUS=4; agehpc_environment; {SHOWN}"
+    done = functions(code, AGEHPC_ENVIRONMENT="apptainer", **image)
+    assert done.stdout.splitlines()[1] == "|".join(
+        [
+            *("agehpc", "/", "apptainer", "exec", "--pwd", str(Path.cwd()), "--bind"),
+            *(",".join(seen), "--nv", "/images/a b.sif", "/", ""),
+        ]
+    )
+    done = functions(code, AGEHPC_ENVIRONMENT="pyxis", **image)
+    assert done.stdout.splitlines()[1] == "|".join(
+        [
+            *("agehpc", "/", "/", "--container-image=/images/a b.sif"),
+            f"--container-workdir={Path.cwd()}",
+            "--container-mounts=" + ",".join(f"{folder}:{folder}" for folder in seen) + "|",
+        ]
+    )
+    assert run.is_dir()
+
+
+def test_a_container_needs_an_image(home: dict[str, str]):
+    done = functions("agehpc_environment", AGEHPC_ENVIRONMENT="pyxis", **home)
+    assert done.returncode == 2
+    assert "needs AGEHPC_IMAGE" in done.stderr
+    done = functions("agehpc_environment", AGEHPC_ENVIRONMENT="docker", **home)
+    assert done.returncode == 2
+    assert "choose path, venv, pyxis or apptainer" in done.stderr
 
 
 @pytest.mark.parametrize(

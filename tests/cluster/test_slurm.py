@@ -1,6 +1,7 @@
 """The batch scripts in a real Slurm of two nodes, with a probe in the place of the trainer."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -12,6 +13,7 @@ from tests.cluster.slurm import Cluster, Job
 from tests.ranks import ROOT
 
 pytestmark = pytest.mark.cluster
+PACKAGES = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), str(ROOT / "tune")])
 PROBE = f"{sys.executable} {ROOT}/tests/cluster/probe.py"
 
 
@@ -20,12 +22,13 @@ def probe(cluster: Cluster, tmp_path: Path):
     """Submit a batch script whose ranks run the probe."""
 
     def submit(act: str, *flags: str, script: str = "train_video.sh", **environ: str) -> Job:
-        arguments = ("--out", str(tmp_path / "run"), "--act", act, "--data.shards", "a  b's")
+        arguments = ("--out", str(tmp_path / "run"), "--data.shards", "a  b's")
         settings = {
             "AGEHPC_HOME": str(ROOT),
             "AGEHPC_COMMAND": PROBE,
             "AGEHPC_LOCAL_TMP": str(tmp_path),
-            "PYTHONPATH": str(ROOT),
+            "AGEHPC_PROBE": act,
+            "PYTHONPATH": PACKAGES,
         }
         path = str(ROOT / "slurm" / script)
         return cluster.submit(*flags, path, *arguments, cwd=tmp_path, **(settings | environ))
@@ -60,7 +63,7 @@ def test_one_rank_a_node(probe, tmp_path: Path):
     assert first["argv"] == [
         "train",
         "video_age_64",
-        *("--out", str(tmp_path / "run"), "--act", "reduce", "--data.shards", "a  b's"),
+        *("--out", str(tmp_path / "run"), "--data.shards", "a  b's"),
     ]
     assert left_over(tmp_path) == []
 

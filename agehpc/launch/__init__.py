@@ -1,0 +1,1 @@
+"""Starting runs on a Slurm cluster: the batch script, the code it runs, submitting it."""
