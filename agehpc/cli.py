@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code (see `agehpc.errors`)."""
     argv = sys.argv[1:] if argv is None else argv
     os.umask(os.umask(0o077) | 0o002)  # whatever it was: nothing becomes writable for everybody
-    os.umask(os.umask(0o022) | 0o002)  # nothing that is written is for everybody to change
     try:
         if argv[:1] == ["--version"]:
             sys.stdout.write(f"agehpc {__version__}\n")

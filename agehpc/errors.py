@@ -12,6 +12,7 @@ EXIT_DONE = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
+EXIT_LOST = 75  # another rank or its node is gone; the newest checkpoint is as it was
 EXIT_RESTART = 85  # saved, and wants to be run again (time limit, SIGTERM)
 EXIT_INTERRUPTED = 130  # Ctrl-C, after a save
 
@@ -71,6 +72,18 @@ class DataError(AgehpcError):
 
 class RunError(AgehpcError):
     """A run directory that is missing, damaged or belongs to another run."""
+
+
+class LostRankError(AgehpcError):
+    """A collective that failed or took too long, as another rank or its node is gone or hangs."""
+
+    exit_code = EXIT_LOST
+
+
+class StoppedError(AgehpcError):
+    """Long work that was cut short, as the run is to stop; it is done when the run goes on."""
+
+    exit_code = EXIT_RESTART
 
 
 class DivergedError(AgehpcError):

@@ -64,6 +64,12 @@ def barrier() -> None:
     any_rank(False)
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error tells that another rank ended, hangs or cannot be reached."""
+    # gloo's own errors have no type; they begin with the place in its code.
+    return isinstance(error, dist.DistError) or "/gloo/transport/" in str(error)
+
+
 def raise_together(error: AgehpcError | OSError | None) -> None:
     """Raise on all ranks if any rank brings an error: the lowest rank's, shown by that rank only.
 

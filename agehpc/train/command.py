@@ -15,7 +15,7 @@ from agehpc.config.load import load
 from agehpc.config.plan import Plan, make_plan
 from agehpc.config.rules import check_labels
 from agehpc.config.schema import Config, DataConfig, Section, identity_hash
-from agehpc.errors import EXIT_DONE, AgehpcError, UsageError
+from agehpc.errors import EXIT_DONE, AgehpcError, LostRankError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and flag errors go without
     from agehpc.cluster.groups import Ranks
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
     except AgehpcError as error:
         error.silent = env.rank > 0  # every rank meets the same error
         raise
+    from agehpc.cluster.collectives import is_lost_rank
     from agehpc.cluster.groups import choose_device, process_group
     from agehpc.train.engines import destroy_groups, import_deepspeed
 
@@ -60,8 +61,22 @@ def main(argv: list[str]) -> int:
             return _train(loaded.config, Path(flags.out), ranks)
     except AgehpcError as error:
         raise error.with_traceback(None)  # noqa: B904 - whose frames hold the engines
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise _lost(error, env) from None
     finally:
         gc.collect()  # engines, which refer to themselves, and with them the last of the groups
+
+
+def _lost(error: RuntimeError, env: Environment) -> LostRankError:
+    lost = LostRankError(
+        f"rank {env.rank} on {env.hostname} has lost another rank, which ended, hangs, or was on a "
+        f"node that failed ({str(error).splitlines()[0]}); started again, the run goes on from its "
+        "newest checkpoint"
+    )
+    lost.silent = env.local_rank > 0  # one line a node is enough
+    return lost
 
 
 def _check_flags(config: Config, flags: TrainFlags) -> None:
@@ -99,11 +114,16 @@ def _resolve(config: Config) -> Config:
 def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
     from agehpc.cluster.groups import choose_device
     from agehpc.estimate import estimate
+    from agehpc.evaluate import weights
+    from agehpc.evaluate.protocols import PROTOCOLS
     from agehpc.observe.console import Console, size
     from agehpc.train import run_directory
 
     config = _resolve(config)
     plan = make_plan(config, flags.world_size or env.world_size)
+    if config.evaluate.samples:
+        for extractor in dict.fromkeys(PROTOCOLS[m].extractor for m in config.evaluate.metrics):
+            weights.find(extractor)
     if flags.out is not None:
         run_directory.check(Path(flags.out), config)
     if flags.world_size is None:
@@ -188,7 +208,7 @@ def _train(config: Config, run: Path, ranks: "Ranks") -> int:
         trainer = Trainer(config, plan, ranks, run, newest, console)
         _banner(console, trainer, newest)
         code = trainer.fit()
-        _results(console, run, trainer, code)
+        _results(console, run, trainer)
     return code
 
 
@@ -222,7 +242,7 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _results(console: "Console", run: Path, trainer: "Trainer", code: int) -> None:
+def _results(console: "Console", run: Path, trainer: "Trainer") -> None:
     from agehpc import checkpoints
 
     console.close()
@@ -233,5 +253,5 @@ def _results(console: "Console", run: Path, trainer: "Trainer", code: int) -> No
         if grids:
             seen = trainer.snapshot.captions if trainer.snapshot else ()
             rows[suffix] = f"{grids[-1]} ({' | '.join(seen)})" if seen else grids[-1]
-    state = "done" if code == EXIT_DONE else "stopped; run the same command again to go on"
+    state = "stopped; run the same command again to go on" if trainer.stopped else "done"
     console.rows(f"{state} at {trainer.progress.kimg:g} kimg", rows)
