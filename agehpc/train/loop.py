@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,19 +14,12 @@ from agehpc import best as bests
 from agehpc.best import Best
 from agehpc.cluster.collectives import agreed, gather, mean_over_ranks, together
 from agehpc.cluster.groups import Ranks
-from agehpc.cluster.signals import Reason, StopFlag, agree
+from agehpc.cluster.signals import EXIT_CODES, Reason, StopFlag, agree
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
 from agehpc.data.keyed import philox
 from agehpc.data.quarantine import Fault, Quarantine
-from agehpc.errors import (
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_RESTART,
-    ConfigError,
-    DataError,
-)
-from agehpc.evaluate.protocols import figures as figures_of
+from agehpc.errors import EXIT_DONE, EXIT_RESTART, AgehpcError, DataError
 from agehpc.models.ema import Ema, decay
 from agehpc.models.kernels import choose
 from agehpc.observe.console import Console
@@ -37,6 +31,7 @@ from agehpc.train import rollback
 from agehpc.train.engines import Engine
 from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch
 from agehpc.train.intake import Intake
+from agehpc.train.look import check_best, look
 from agehpc.train.progress import Progress, is_due
 from agehpc.train.recorder import Recorder, known_faults
 from agehpc.train.scoring import Scorer
@@ -45,11 +40,6 @@ from agehpc.train.status import status_of
 from agehpc.train.step import run_turns
 from agehpc.train.writer import Writer
 from agehpc_kernels.norm import global_moments
-
-EXIT_CODES: dict[Reason, int] = {
-    "restart": EXIT_RESTART,
-    "interrupt": EXIT_INTERRUPTED,
-}
 
 
 class Trainer:
@@ -112,6 +102,7 @@ class Trainer:
         self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
         self.best = together(self._open_rank0)
         self.writer = Writer(run, config.train, ranks.env, console)
+        self.flag = StopFlag(run / "control" if self.speaks else None)
         self.scorer: Scorer | None = None
         if config.evaluate.metrics and config.evaluate.samples:
             own = None if self.snapshot is None else self.snapshot.model
@@ -128,6 +119,7 @@ class Trainer:
             self._record_faults,
         )
         self.started = time.monotonic()
+        self.stopped = False
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def _set_rates(self) -> None:
@@ -152,37 +144,35 @@ class Trainer:
         except DataError:
             self.recorder.quarantine(self.quarantine.take())
             raise
-        chosen = self.config.evaluate.best
-        given = self.snapshot.figures()
-        given |= {name for m in self.config.evaluate.metrics for name in figures_of(m)}
-        if chosen is not None and chosen not in given:
-            raise ConfigError(
-                f"--evaluate.best {chosen}: the evaluations of this run give "
-                f"{', '.join(sorted(given)) or 'nothing'}; use one of these, or none"
-            )
-        return bests.refresh(self.run, chosen, self.recorder.evaluations())
+        check_best(self.config, self.snapshot)
+        return bests.refresh(self.run, self.config.evaluate.best, self.recorder.evaluations())
 
     def fit(self) -> int:
         """Train to the end, or until the ranks agree to stop; return the exit code."""
-        total = self.plan.samples
         self.started = time.monotonic()
         try:
-            with StopFlag() as flag:
-                while self.progress.samples_seen < total:
+            with self.flag as flag:
+                if self.progress.owed and (code := self._catch_up()) is not None:
+                    return code
+                while not self._finished():
                     before = self.progress
                     self._step(self.intake.step(before))
                     if self._seconds_left() <= 0:
                         flag.request("minutes")
                     reason = agree(flag)
-                    done = self.progress.samples_seen >= total or reason == "minutes"
-                    stop = done or reason is not None
-                    if trouble := self._do_what_is_due(before, done=done, stop=stop):
+                    done = self._finished() or reason == "minutes"
+                    saving = done or reason is not None
+                    if trouble := self._do_what_is_due(before, done=done, saving=saving):
                         self._go_back(trouble)
                         done = reason == "minutes"
-                    if reason is not None and not done:
-                        return EXIT_CODES[reason]
+                    if self.progress.owed:
+                        return self._leave(agree(flag))
+                    if reason == "save":
+                        together(flag.obeyed)
                     if done:
                         return EXIT_DONE
+                    if reason not in (None, "save"):
+                        return self._leave(reason)
         finally:
             self.intake.close()
             if self.recorder is not None:
@@ -215,31 +205,79 @@ class Trainer:
         self.meter.add(seen)
         self.console.progress(self.progress.kimg, self.config.train.kimg)
 
-    def _do_what_is_due(self, before: Progress, *, done: bool, stop: bool) -> Trouble | None:
-        config, now = self.config, self.progress
-        saving = stop or is_due(config.train.save_every_kimg, before, now)
+    def _finished(self) -> bool:
+        return self.progress.samples_seen >= self.plan.samples
+
+    def _leave(self, reason: Reason | None) -> int:
+        assert reason is not None
+        together(self.flag.obeyed)
+        self.stopped = True
+        return EXIT_CODES[reason]
+
+    def _do_what_is_due(self, before: Progress, *, done: bool, saving: bool) -> Trouble | None:
+        config, now, stop = self.config, self.progress, saving
+        saving = saving or is_due(config.train.save_every_kimg, before, now)
         # Before every checkpoint too, so that no sum of losses needs to be saved with it.
         ticking = saving or is_due(config.observe.tick_kimg, before, now)
         if ticking and (trouble := self._tick()):
             return trouble
+        better, trouble = self._look_if_due(before, done=done)
+        if trouble is not None:
+            return trouble
+        if better is not None or self.progress.owed:
+            if not ticking and (trouble := self._tick()):
+                return trouble
+            self.best, saving = better or self.best, True
+        if saving:
+            with self.meter.span("save"):
+                return self._save(wait=stop or self.progress.owed)
+        return None
+
+    def _look_if_due(self, before: Progress, *, done: bool) -> tuple[Best | None, Trouble | None]:
+        """What is the best now, if it was not before, and what is wrong with the samples.
+
+        A look that a stop cuts short is owed: the next start begins with it.
+        """
+        config, now = self.config, self.progress
         rendering = done or is_due(config.observe.samples_every_kimg, before, now)
         measuring = config.evaluate.samples > 0 and (
             done or is_due(config.evaluate.every_kimg, before, now)
         )
-        if rendering or measuring:
+        if not (rendering or measuring):
+            return None, None
+        try:
             with self.meter.span("sample"):
                 better, diversity = self._look(rendering=rendering, measuring=measuring)
-            self.progress = watch(self.progress, diversity, config.train.guard)
-            if trouble := collapsed(self.progress, diversity, config.train.guard):
-                return trouble
-            if better is not None:
-                if not ticking and (trouble := self._tick()):
-                    return trouble
-                self.best = better
-                saving = True
-        if saving:
-            with self.meter.span("save"):
-                return self._save(stop=stop)
+        except AgehpcError as error:
+            if error.exit_code != EXIT_RESTART:
+                raise
+            self.progress = replace(now, owed=True)
+            return None, None
+        self.progress = watch(now, diversity, config.train.guard)
+        return better, collapsed(self.progress, diversity, config.train.guard)
+
+    def _catch_up(self) -> int | None:
+        """Do what the last start owes to the checkpoint; the exit code where this one is to stop.
+
+        The checkpoint stays as it is: a start after this one does the same again.
+        """
+        now = self.progress
+        before = replace(now, samples_seen=now.samples_seen - self.plan.samples_per_step)
+
+        def forget() -> None:
+            assert self.recorder is not None
+            self.recorder.forget_evaluations(now.step)
+
+        together(forget)
+        self.progress = replace(now, owed=False)
+        better, trouble = self._look_if_due(before, done=self._finished())
+        if self.progress.owed:
+            return self._leave(agree(self.flag))
+        if trouble is not None:
+            self._go_back(trouble)
+        elif better is not None:
+            self.best = better
+            together(lambda: bests.write(self.run, better))
         return None
 
     def _tick(self) -> Trouble | None:
@@ -305,48 +343,25 @@ class Trainer:
         and the diversity of its samples, where the guard wants to know.
         """
         weights = checkpointing.model_weights(self.system, self.engines, self.emas)
-        together(lambda: self._refresh(weights))
-        scores = self.scorer.score() if measuring and self.scorer is not None else []
 
-        def look() -> tuple[Best | None, float | None]:
-            better, diversity = self.best, None
+        def refresh() -> None:
+            assert self.snapshot is not None
+            self.snapshot.refresh(weights)
+
+        together(refresh)
+        check = self.flag.check
+        scores = self.scorer.score(check) if measuring and self.scorer is not None else []
+
+        def looked() -> tuple[Best | None, float | None]:
             assert self.snapshot is not None
             assert self.recorder is not None
-            if rendering:
-                paths = self.snapshot.render(self.recorder.sample_stem(self.progress))
-                self.recorder.pictures(self.progress, paths)
-            figures = []
-            if self.config.train.guard.diversity is not None:
-                diversity, count = self.snapshot.diversity()
-                if diversity is not None:
-                    figures.append(("diversity", diversity, count, "train"))
-            if measuring:
-                values, count = self.snapshot.measure()
-                split = self.snapshot.split
-                figures += [(name, value, count, split) for name, value in values.items()]
-                told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-                if told:
-                    self.console.say(f"{split}: {told} over {count} samples")
-            if scores:
-                told = ", ".join(f"{score.name} {score.value:.4g}" for score in scores)
-                self.console.say(f"generated: {told} over {scores[0].n_fake} samples")
-            about = {score.name: score.columns for score in scores}
-            figures += [(score.name, score.value, score.n_fake, "train") for score in scores]
-            for name, value, count, split in figures:
-                more = about.get(name, {})
-                self.recorder.evaluation(self.progress, name, value, count, split, more)
-                found = Best(name, value, self.progress.step, self.progress.kimg)
-                if name == self.config.evaluate.best and found.beats(better):
-                    better = found
-            return None if better == self.best else better, diversity
+            parts = self.config, self.snapshot, self.recorder, self.console
+            given = self.progress, self.best, scores, check
+            return look(*parts, *given, rendering=rendering, measuring=measuring)
 
-        return together(look)
+        return together(looked)
 
-    def _refresh(self, weights: Mapping[str, Tensor]) -> None:
-        assert self.snapshot is not None
-        self.snapshot.refresh(weights)
-
-    def _save(self, *, stop: bool) -> Trouble | None:
+    def _save(self, *, wait: bool) -> Trouble | None:
         self.writer.settle(wait=True)
 
         def sync() -> None:
@@ -366,7 +381,7 @@ class Trainer:
             self.quiet,
             self.writer,
         )
-        self.writer.settle(wait=stop)
+        self.writer.settle(wait=wait)
         return trouble
 
     def _record_faults(self, faults: list[Fault]) -> None:
@@ -376,7 +391,6 @@ class Trainer:
             self.console.say(f"another sample is read in the place of {fault}")
 
     def _seconds_left(self) -> float:
-        """Seconds until this start has trained as long as it may."""
         limit = self.config.train.max_minutes
         return math.inf if limit is None else 60 * limit - (time.monotonic() - self.started)
 

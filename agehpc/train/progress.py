@@ -18,6 +18,7 @@ class Progress:
         lr_scale: what every player's learning rate is multiplied by, after these.
         diverse: whether samples were as diverse as the guard wants at any look.
         alike: looks in a row since then in which they were not.
+        owed: whether the samples and figures of this step were cut short by a stop.
     """
 
     step: int = 0
@@ -27,6 +28,7 @@ class Progress:
     lr_scale: float = 1.0
     diverse: bool = False
     alike: int = 0
+    owed: bool = False
 
     @property
     def kimg(self) -> float:

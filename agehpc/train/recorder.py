@@ -76,6 +76,10 @@ class Recorder:
 
             self._board = TensorBoard(self.run / "tensorboard", step or None)
 
+    def forget_evaluations(self, step: int) -> None:
+        """Forget the figures of a step, which are measured again."""
+        self._evaluations.cut_back(step - 1)
+
     def metrics(
         self,
         progress: Progress,

@@ -1,6 +1,10 @@
 """Metrics of what the averaged model generates, beside training: every rank takes its share."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import torch.distributed as dist
+from torch import Tensor
 
 from agehpc.cluster.collectives import agreed
 from agehpc.cluster.groups import Ranks
@@ -47,12 +51,23 @@ class Scorer:
         self._real, self._fake = agreed(opened)
         check_cache(*self._given, reference.folder())
 
-    def score(self) -> list[Figure]:
-        """Measure rank 0's model as it is."""
+    def score(self, check: Callable[[], None]) -> list[Figure]:
+        """Measure rank 0's model as it is; `check` is called at every batch, and may raise."""
         for tensor in self._model.state().values():
             dist.broadcast(tensor, src=0)
-        return measure(*self._given, batch=self._batch, cache=reference.folder())
+        metrics, real, fake, extractors = self._given
+        real, fake = (_checked(source, check) for source in (real, fake))
+        given = metrics, real, fake, extractors
+        return measure(*given, batch=self._batch, cache=reference.folder())
 
     @property
     def _given(self) -> tuple[tuple[str, ...], Source, Source, dict[Way, Extractor]]:
         return self._metrics, self._real, self._fake, self._extractors
+
+
+def _checked(source: Source, check: Callable[[], None]) -> Source:
+    def read(numbers: Sequence[int]) -> list[Tensor]:
+        check()
+        return source.read(numbers)
+
+    return replace(source, read=read)

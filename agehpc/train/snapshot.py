@@ -6,7 +6,7 @@ Rank 0 alone owns one; nothing in it is collective.
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +148,16 @@ class Snapshot:
         seen = self._generates(micro) and self.config.train.guard.diversity is not None
         return compared | set(self.model.score(micro)) | ({"diversity"} if seen else set())
 
-    def measure(self) -> tuple[dict[str, float], int]:
+    def measure(self, check: Callable[[], None]) -> tuple[dict[str, float], int]:
         """Mean figures over the validation samples by name, and the number of samples.
 
-        `<name>_psnr_db` for what the system compares, and its own scores.
+        `<name>_psnr_db` for what the system compares, and its own scores. `check` is called at
+        every batch, and may raise.
         """
         found: dict[str, list[np.ndarray]] = {}
         count = 0
         for batch in self._validation(16, self.config.evaluate.samples):
+            check()
             micro = self._micro(batch, "validation ")
             for name, (made, wanted) in self.model.compare(micro).items():
                 value = psnr(grids.to_uint8(made), grids.to_uint8(wanted))
