@@ -85,6 +85,7 @@ agehpc_begin() {
     fi
     # What a job writes only its owner and group may change, whatever the shell that submitted it.
     umask "$(printf '%04o' $((8#$(umask) | 8#0002)))"
+    if [[ -f /dev/stdout ]]; then chmod o-w /dev/stdout; fi
     site=$AGEHPC_HOME/slurm/sites/${AGEHPC_SITE:-default}.sh
     if [[ ! -f $site ]]; then
         agehpc_fail "AGEHPC_SITE=${AGEHPC_SITE:-}: no file $site; copy slurm/sites/default.sh to it"

@@ -1,5 +1,6 @@
 """A real Slurm of two nodes on this machine, from Debian's packages, in a folder of its own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -42,12 +43,15 @@ SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
-KillWait=20
+KillWait=40
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 GresTypes=gpu
 NodeName=n1 NodeHostname={hostname} NodeAddr=127.0.0.1 Port={ports[0]} CPUs=4 Gres=gpu:2
 NodeName=n2 NodeHostname={hostname} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
@@ -101,11 +105,14 @@ class Cluster:
             raise AssertionError(f"{command} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def submit(self, *command: str, cwd: Path | None = None, **environ: str) -> "Job":
+    def submit(
+        self, *command: str, cwd: Path | None = None, umask: int = -1, **environ: str
+    ) -> "Job":
         """Submit with sbatch: flags, script and its arguments."""
         done = subprocess.run(
             ["sbatch", "--parsable", *command],
             cwd=cwd,
+            umask=umask,
             env={**self.environ, **environ},
             capture_output=True,
             text=True,
@@ -155,8 +162,26 @@ class Cluster:
         self.wait_for("munge socket", (folder / "munge.socket").exists, 10)
         self._daemon("slurmctld", "-D", "-c", "-f", f"{folder}/slurm.conf")
         for node in NODES:
-            self._daemon("slurmd", "-D", "-N", node, "-f", f"{folder}/slurm.conf")
+            self.start_node(node)
         self.wait_for("both nodes idle", self.idle, 30)
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd."""
+        self._daemon("slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf")
+
+    def kill_node(self, node: str, job: "Job") -> None:
+        """What a power failure does: slurmd and all of a job on the node are gone at once.
+
+        That Slurm finds out, minutes later, is done here by hand.
+        """
+        (daemon,) = (d for d in self._daemons if node in d.args)  # type: ignore[operator]
+        daemon.kill()
+        daemon.wait()
+        self._daemons.remove(daemon)
+        for pid in job.processes(node):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
 
     def _daemon(self, *command: str) -> None:
         with (self.folder / f"{command[0]}-{len(self._daemons)}.log").open("wb") as log:
@@ -173,7 +198,7 @@ class Cluster:
 
     def idle(self) -> bool:
         """Whether nothing runs on the nodes."""
-        states = self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split()
+        states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split()
         return states == ["idle"] * len(NODES)
 
     def _steps(self) -> list[str]:
@@ -204,6 +229,22 @@ class Job:
         text = self.cluster.run("scontrol", "show", "job", "-o", self.number)
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
+    def processes(self, node: str | None = None, what: bytes = b"") -> dict[int, dict[str, str]]:
+        """Variables of the job's processes by their number: of a node, of a command line."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes()
+                pairs = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            environ = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+            mine = environ.get("SLURM_JOB_ID") == self.number
+            mine &= environ.get("SLURM_CONF") == self.cluster.environ["SLURM_CONF"]
+            if mine and node in (None, environ.get("SLURMD_NODENAME")) and what in words:
+                found[int(folder.name)] = environ
+        return found
+
     def log(self) -> str:
         """What the job has written."""
         path = Path(self.show()["StdOut"])
@@ -224,9 +265,9 @@ class Job:
                 raise AssertionError(f"no {what} in {seconds} s: {state}\n{self.log()}")
             time.sleep(0.2)
 
-    def restart(self) -> None:
+    def restart(self, restarts: int = 1) -> None:
         """Wait until the job is requeued, then start it at once; Slurm would wait two minutes."""
-        self.wait_until(lambda: self.show()["Restarts"] == "1", "requeue")
+        self.wait_until(lambda: self.show()["Restarts"] == str(restarts), "requeue")
         self.wait("PENDING")
         # Its first start is over only when the nodes are free and the controller has heard how
         # the batch script ended, which it would take for the next start's end otherwise.
