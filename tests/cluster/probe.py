@@ -48,6 +48,14 @@ def stuck(run: Path) -> int:
     return EXIT_RESTART
 
 
+def chained(run: Path) -> int:
+    """Save and ask to be run again, unless an earlier job did."""
+    if ENV.rank == 0 and not (run / "checkpoints").exists():
+        _checkpoint(run)
+        return EXIT_RESTART
+    return 0
+
+
 def wait(run: Path) -> int:
     """Train until asked to stop, then save."""
     from agehpc.cluster.groups import process_group
@@ -80,7 +88,7 @@ def main(argv: list[str]) -> int:
     """Note what this rank saw, then act."""
     if argv[0] == "launch":
         return cli.main(argv)
-    run = Path(argv[argv.index("--out") + 1])
+    run = Path(argv[1] if argv[0] == "evaluate" else argv[argv.index("--out") + 1])
     run.mkdir(parents=True, exist_ok=True)
     folders = ("TMPDIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
     seen = {
@@ -92,6 +100,7 @@ def main(argv: list[str]) -> int:
         "hostname": ENV.hostname,
         "master": [ENV.master_addr, ENV.master_port],
         "launcher": ENV.launcher,
+        "code": os.environ.get("AGEHPC_HOME"),
         "folders": {name: os.environ[name] for name in folders},
         "tmp_is_there": Path(os.environ["TMPDIR"]).is_dir(),
     }

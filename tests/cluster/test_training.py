@@ -13,6 +13,7 @@ from tests.cluster.slurm import Cluster, Job
 from tests.ranks import ROOT
 
 pytestmark = pytest.mark.cluster
+PLANTED = "planted-0451-planted"
 PACKAGES = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), str(ROOT / "tune")])
 
 
@@ -39,9 +40,11 @@ def train(cluster: Cluster, folder: Path, shards: Path, *flags: str) -> Job:
         "video_age_demo",
         *("--data.shards", str(shards), "--out", str(folder / "run"), *flags),
         cwd=ROOT,
+        umask=0,
         AGEHPC_COMMAND=f"{sys.executable} -m agehpc",
         AGEHPC_LOCAL_TMP=str(folder),
         PYTHONPATH=PACKAGES,
+        WANDB_API_KEY=PLANTED,
     )
 
 
@@ -71,6 +74,11 @@ def test_two_nodes_train_one_run_through_a_requeue(cluster: Cluster, shards: Pat
     assert rows[-1]["kimg"] == 0.064
     assert (run / "checkpoints" / "step-00000016" / "manifest.json").exists()
     assert list((run / "samples").glob("step-00000016-*.mp4"))
+
+    # Whatever the umask: nothing for everybody to change. And the environment is nobody's business.
+    for path in tmp_path.rglob("*"):
+        assert not path.stat().st_mode & 0o002, path
+        assert not path.is_file() or PLANTED.encode() not in path.read_bytes(), path
 
     # The log is for people: each thing is said once a start, and nothing else is in it.
     assert log.count("4 = 2 ranks x 2 samples x 1 micro-batches") == 2, log
