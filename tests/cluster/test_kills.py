@@ -74,6 +74,8 @@ def test_the_time_limit(cluster: Cluster, shards: Path, reference: Path, tmp_pat
     job.wait_until(lambda: "SIGUSR1: the ranks are asked" in job.log(), "signal")
     kills.send(pids, kills.signal.SIGCONT)
     assert time.monotonic() - held < 120
+    job.wait_until(lambda: "requeued for start 2" in job.log(), "requeue")
+    cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     job.restart()
     assert job.wait()["JobState"] == "COMPLETED", job.log()
     kills.assert_equal_ends(reference, run)
