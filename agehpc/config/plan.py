@@ -8,6 +8,10 @@ from agehpc.config.schema import Config
 from agehpc.errors import ConfigError
 
 
+LARGEST_BUCKET = 500_000_000
+"""Elements of the buffer that ZeRO averages gradients in, at most: DeepSpeed's default."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a configuration runs on a number of ranks.
@@ -82,6 +86,11 @@ def make_plan(config: Config, world_size: int) -> Plan:
         and config.system.batches == 1
         and all(player.zero.stage <= 2 for player in config.players.values()),
     )
+
+
+def bucket_elements(parameters: int) -> int:
+    """Elements of the buffer that ZeRO averages a player's gradients in: all of them at once."""
+    return min(parameters, LARGEST_BUCKET)
 
 
 def _takes_moments(config: Config) -> bool:

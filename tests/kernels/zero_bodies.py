@@ -59,7 +59,7 @@ def trained(ranks: Ranks, kind: str) -> Numbers:
         shared_forward=False,
     )
     player = PlayerConfig(optim=OptimConfig(lr=0.01), zero=ZeroConfig(stage=3))
-    config = engines.deepspeed_config(player, plan, "fp32")
+    config = engines.deepspeed_config(player, plan, "fp32", parameters=1000)
     # Small parameters would otherwise stay gathered for good.
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     with mock.patch.object(engines, "deepspeed_config", return_value=config):
