@@ -1,13 +1,33 @@
 """One step: a system's turns, run in order on the players' engines."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from agehpc.systems.base import Micro, Outputs, System, Turn, detached
-from agehpc.train.engines import Engine
+
+
+class Engine(Protocol):
+    """What trains a player."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The player's forward, differentiable."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of one micro-batch's loss."""
+        ...
+
+    def step(self) -> None:
+        """One micro-batch is over: the last of a step updates the weights."""
+        ...
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """No gradients, hooks or buffer updates for this player inside."""
+        ...
 
 
 def run_turns(

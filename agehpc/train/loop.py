@@ -26,6 +26,7 @@ from agehpc.observe.console import Console
 from agehpc.observe.throughput import Meter
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
+from agehpc.systems.step import run_turns
 from agehpc.train import checkpoint as checkpointing
 from agehpc.train import rollback
 from agehpc.train.engines import Engine
@@ -37,7 +38,6 @@ from agehpc.train.recorder import Recorder, known_faults
 from agehpc.train.scoring import Scorer
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.status import status_of
-from agehpc.train.step import run_turns
 from agehpc.train.writer import Writer
 from agehpc_kernels.norm import global_moments
 

@@ -28,8 +28,8 @@ from agehpc.config.systems import SystemConfig
 from agehpc.data.keyed import philox
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
+from agehpc.systems.step import run_turns
 from agehpc.train.engines import Engine
-from agehpc.train.step import run_turns
 
 BATCH, SIZE, FRAMES, LATENT, CLASSES = 4, 16, 4, 6, 3
 CHANNELS, INPUT_CHANNELS = 3, 1

@@ -14,8 +14,8 @@ from agehpc.config.schema import OptimConfig, PlayerConfig, ZeroConfig
 from agehpc.config.systems import AgeMomentsSystem, WganSystem
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
+from agehpc.systems.step import run_turns
 from agehpc.train.engines import Engine
-from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
 from tests.systems.scenes import LATENT, PlainEngine, Taken, config
 

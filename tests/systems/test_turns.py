@@ -14,7 +14,7 @@ from agehpc.config.systems import (
     VaeSystem,
     WganSystem,
 )
-from agehpc.train.step import run_turns
+from agehpc.systems.step import run_turns
 from tests.systems.scenes import PlainEngine, Scene, config
 
 Took = list[tuple[str, int]]

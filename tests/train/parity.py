@@ -30,8 +30,8 @@ from agehpc.config.schema import (
 )
 from agehpc.systems import build_system
 from agehpc.systems.base import Collectives, Micro
+from agehpc.systems.step import run_turns
 from agehpc.train.engines import Engine
-from agehpc.train.step import run_turns
 from agehpc_kernels.norm import global_moments
 
 BATCH, LATENT = 8, 16
