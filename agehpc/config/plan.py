@@ -7,9 +7,10 @@ from agehpc.config.rules import PARTS
 from agehpc.config.schema import Config
 from agehpc.errors import ConfigError
 
-
 LARGEST_BUCKET = 500_000_000
 """Elements of the buffer that ZeRO averages gradients in, at most: DeepSpeed's default."""
+PERSISTENT = 100_000
+"""Elements of a parameter that ZeRO stage 3 keeps whole between steps, at most: as well."""
 
 
 @dataclass(frozen=True)

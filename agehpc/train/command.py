@@ -143,7 +143,7 @@ def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
             "parameters": needs.parameters,
             "state_bytes_by_zero_stage": needs.states,
             "activation_bytes": needs.activations,
-            "total_bytes": needs.total(config),
+            "total_bytes": needs.peak,
             "checkpoint_bytes": needs.checkpoint,
         }
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
@@ -160,8 +160,8 @@ def _dry_run(config: Config, flags: TrainFlags, env: Environment) -> int:
             f"{'*' if s == stage else ' '}stage {s} {size(b)}" for s, b in enumerate(states)
         )
         rows[name] = f"{needs.parameters[name] / 1e6:.2f} M parameters   {cells}"
-    rows["activations"] = f"{size(needs.activations)} saved by one micro-batch's forwards"
-    rows["total"] = f"{size(needs.total(config))} a rank at the stages marked *"
+    rows["activations"] = f"{size(needs.activations)} at the fullest moment of a step"
+    rows["total"] = f"{size(needs.peak)} a rank at that moment, at the stages marked *"
     copied = ", and a copy in rank 0's memory while it is written"
     rows["checkpoint"] = size(needs.checkpoint) + copied * config.train.async_save
     console.rows("memory a rank (weights, gradients, optimizer, average)", rows)
