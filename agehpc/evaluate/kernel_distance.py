@@ -24,7 +24,8 @@ def kid(
 
     Args:
         x_NF: features, any real dtype, in the order of samples.
-        y_MF: features on the same device; the value changes a little with which is which.
+        y_MF: features on the same device; the value changes a little with which is which, for
+            subsets of x are drawn first: those of its `input1`, the generated samples.
         subsets: how often a subset of each is drawn.
         size: samples of a subset, drawn without replacement.
         seed: of the draws.

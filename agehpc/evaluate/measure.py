@@ -211,7 +211,8 @@ def _values(
         return
     assert isinstance(real, Tensor)
     if protocol.statistic == "kid":
-        yield metric, *kid(real, fake)
+        # torch-fidelity scores its first input: it draws the generated samples of a subset first.
+        yield metric, *kid(fake, real)
         return
     function = precision_recall if protocol.statistic == "precision_recall" else prdc
     assert protocol.k is not None

@@ -11,14 +11,14 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from agehpc.errors import UsageError
 from agehpc.evaluate.features.base import Extractor, build
 from agehpc.evaluate.weights import WeightsError, identify
-from tests.evaluate.features.networks import pictures, save_inception
+from tests.evaluate.features.networks import pictures
 
 OUTPUTS = ["2048", "logits_unbiased"]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_inception(tmp_path_factory.mktemp("weights"))
+def weights(inception_weights: Path) -> Path:
+    return inception_weights
 
 
 @pytest.fixture(scope="module")

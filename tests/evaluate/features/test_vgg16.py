@@ -1,6 +1,5 @@
 """VGG16 against torch-fidelity's on the same pictures and weights."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,23 +7,16 @@ import torch
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
 from agehpc.evaluate.features.base import Extractor, build
-from tests.evaluate.features.networks import pictures, save_vgg16
+from tests.evaluate.features.networks import pictures
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = save_vgg16(tmp_path_factory.mktemp("weights"))
-    yield path
-    path.unlink()  # half a GB, which pytest would keep for its last runs
+def vgg16(vgg16_weights: Path) -> Extractor:
+    return build("vgg16", "cpu", vgg16_weights)
 
 
-@pytest.fixture(scope="module")
-def vgg16(weights: Path) -> Extractor:
-    return build("vgg16", "cpu", weights)
-
-
-def test_equal_to_torch_fidelity(vgg16: Extractor, weights: Path):
-    peer = FeatureExtractorVGG16("vgg16", ["fc2_relu"], str(weights))
+def test_equal_to_torch_fidelity(vgg16: Extractor, vgg16_weights: Path):
+    peer = FeatureExtractorVGG16("vgg16", ["fc2_relu"], str(vgg16_weights))
     x = pictures(2, 3, 64, 80)
     features = vgg16(x)["features"]
     (expected,) = peer(x)
