@@ -119,22 +119,29 @@ def of_shards(place: str, split: Split, *, allow_pipe: bool = False) -> Source:
 
 
 def of_data(given: Any, split: Split) -> Source:
-    """The split that a DataConfig reads, without augmentation; of unpaired data its second domain.
+    """The split that a DataConfig reads, without augmentation: the side that a translation makes.
 
-    That is the side that a translation makes.
+    That is the target of paired data and the second domain of unpaired data, which end with the
+    smaller one.
     """
     from agehpc.data.check import check
     from agehpc.data.loader import samples_at
+    from agehpc.data.quarantine import Places
+    from agehpc.data.samples import Samples
 
     manifest = read_shards(given)
     data = check(given, manifest)
-    count = manifest.samples(split)
+    unpaired = data.pairing == "unpaired"
+    places = Places(Samples(data, manifest, split, None)) if unpaired else None
+    count = manifest.samples(split) if places is None else len(places)
     if not count:
         raise DataError(f"the {split} split of {data.where} is empty; choose another with --split")
 
     def read(numbers: Sequence[int]) -> list[Tensor]:
         batch = samples_at(data, split=split, positions=numbers)
-        return list(batch.pixels if batch.second is None else batch.second)
+        made = batch.second if unpaired else batch.pixels
+        assert made is not None
+        return list(made)
 
     identity: Identity = {"dataset": str(data.dataset_id), "split": split, "size": data.size}
     identity["channels"] = int(data.channels or 0)

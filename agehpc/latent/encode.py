@@ -27,7 +27,7 @@ def encode_batch(model: Model, batch: Batch, origin: Origin) -> Codes:
     return Codes(z_BZ.numpy(), batch.labels.numpy(), batch.positions.numpy(), origin)
 
 
-def prior_match(z_NZ: np.ndarray, prior: Prior) -> dict[str, float]:
+def moments_match(z_NZ: np.ndarray, prior: Prior) -> dict[str, float]:
     """How close the moments of latents are to the prior's.
 
     Returns:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from agehpc import cli
+from agehpc.config.schema import DataConfig
 from agehpc.errors import DataError, UsageError
-from agehpc.evaluate.sources import Source, open_source
+from agehpc.evaluate.sources import Source, of_data, open_source
 
 
 def pixels(count: int = 5, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -141,3 +142,18 @@ def test_a_part_is_evenly_spaced(tmp_path: Path):
     assert source.part(7) is source.part(None) is source
     with pytest.raises(UsageError, match=r"has 7 samples, fewer than the 8 wanted"):
         source.part(8)
+
+
+@pytest.mark.parametrize("pairing", ["paired", "unpaired"])
+def test_of_two_sides_the_one_that_a_translation_makes(tmp_path: Path, pairing: str):
+    sides = {"dark": pixels(12, size=16) // 2, "light": 128 + pixels(9, size=16) // 2}
+    for name, x in sides.items():
+        folder_of(tmp_path / name, x if pairing == "unpaired" else x[:9])
+    words = ["data", "pack", str(tmp_path / "dark"), str(tmp_path / "light"), str(tmp_path / "s")]
+    words += ["--size", "16", "--image-format", "png", "--workers", "0"]
+    assert cli.main(words + (["--pairs", "folders"] if pairing == "paired" else [])) == 0
+    given = {"kind": "image", "shards": str(tmp_path / "s"), "size": 16, "frames": 1}
+    source = of_data(DataConfig.model_validate(given | {"pairing": pairing}), "train")
+    found = whole(source)
+    assert found.min() >= 128
+    assert len(found) == source.count == len({bytes(x) for x in found.numpy()})

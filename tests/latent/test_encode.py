@@ -15,7 +15,7 @@ from agehpc.data.pixels import to_float
 from agehpc.errors import DataError
 from agehpc.latent.codes import Codes, Origin, save_npz
 from agehpc.latent.command import SplitFlags, split_data
-from agehpc.latent.encode import prior_match
+from agehpc.latent.encode import moments_match
 from agehpc.trained import Model
 from tests.latent.runs import CLASSES, LATENT, SIZE, figures, refusal
 
@@ -45,9 +45,9 @@ def test_distance_of_the_moments():
     z_NZ = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32) * 2 + 1
     z = z_NZ.astype(np.float64)
     wanted = (z.mean(0) ** 2 + (z.var(0) - 1) ** 2).mean()
-    assert prior_match(z_NZ, "gaussian")["moment_distance"] == pytest.approx(wanted)
+    assert moments_match(z_NZ, "gaussian")["moment_distance"] == pytest.approx(wanted)
     wanted = (z.mean(0) ** 2 + (z.var(0) - 1 / 3) ** 2).mean()
-    assert prior_match(z_NZ, "uniform")["moment_distance"] == pytest.approx(wanted)
+    assert moments_match(z_NZ, "uniform")["moment_distance"] == pytest.approx(wanted)
 
 
 def test_parquet_holds_the_same(image_run: Path, tmp_path, capsys):

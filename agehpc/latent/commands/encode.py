@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     model = command.load_model(run, flags, "encode")
     data = command.split_data(model.config, flags)
     from agehpc.latent import codes
-    from agehpc.latent.encode import encode, prior_match
+    from agehpc.latent.encode import encode, moments_match
 
     if form == "parquet":
         codes.import_pyarrow()
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     (codes.save_parquet if form == "parquet" else codes.save_npz)(path, made)
     figures = {"split": flags.split, "n": len(made.z_NZ), "latent": made.z_NZ.shape[1]}
-    match = prior_match(made.z_NZ, model.config.model.prior)
+    match = moments_match(made.z_NZ, model.config.model.prior)
     return command.say(flags, figures | match | {"paths": [str(path)]})
 
 
