@@ -105,3 +105,15 @@ def test_a_requeued_job_keeps_its_script(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     assert launch("--prepare", "--nodes", "2") == 0
     assert script.read_text() != "as it was"
+
+
+def test_missing_weights_are_known_before_the_queue_is(
+    demo_shards: Path, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setenv("AGEHPC_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ["train", "video_age_demo", "--data.shards", str(demo_shards), "--dry-run"]
+    assert cli.main([*words, "--world-size", "2", "--evaluate.metrics", "fid"]) == 1
+    assert "error: the weights of inception are missing" in capsys.readouterr().err
+    assert cli.main([*words, "--world-size", "2", "--evaluate.metrics", "frechet_lite0"]) == 0
