@@ -109,7 +109,7 @@ class PaperEngine:
             if not (isinstance(x, Tensor) and x.requires_grad):
                 return x
             x = x.view_as(x)
-            x.register_hook(lambda _: self.recorder.mark("used", (self, owned)))
+            x.register_hook(lambda _: self.recorder.mark("passed back", (self, owned)))
             return x
 
         return tuple(own(x) for x in arguments)

@@ -96,14 +96,30 @@ def gathered(marks: list[Mark]) -> tuple[list[Held], list[Collective]]:
         for coordinator in coordinators.values():
             coordinator.collectives = []
         held.append(Held(0, sum(c.held for c in coordinators.values())))
-        for mark in marks:
+        for number, mark in enumerate(marks):
             engine, owned = mark.about
+            if mark.what == "passed back" and not _comes_again(mark, marks[number + 1 :]):
+                continue
             coordinator = coordinators.setdefault(id(engine), Coordinator(engine))
             _apply(coordinator, mark.what, owned)
             now = sum(c.held for c in coordinators.values())
             held.append(Held(mark.at, now, coordinator.copied))
             coordinator.copied = 0
     return held, [found for c in coordinators.values() for found in c.collectives]
+
+
+def _comes_again(mark: Mark, later: list[Mark]) -> bool:
+    """Whether a layer is used once more before the optimizer steps.
+
+    DeepSpeed lets go of it for that; the weights of the last use are there until the step.
+    """
+    for other in later:
+        if other.about[0] is mark.about[0]:
+            if other.what == "step":
+                return False
+            if other.what == "use" and other.about[1] == mark.about[1]:
+                return True
+    return False
 
 
 def _apply(coordinator: Coordinator, what: str, owned: Any) -> None:

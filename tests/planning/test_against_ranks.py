@@ -13,6 +13,7 @@ from agehpc.recipes import RECIPES
 from tests.planning.measured import configured
 from tests.ranks import run_ranks
 
+Recipe = tuple[str, tuple[str, ...]]
 # Operators of torch.distributed, as they are called in a plan.
 KINDS = {
     "allreduce_": "all_reduce",
@@ -21,15 +22,16 @@ KINDS = {
 }
 BROADCASTS = "broadcast_"  # stage 3's checks of its record: integers, not planned
 CONTROL = 2 * 8  # bytes of the two flags that the ranks agree on after a step: not taken here
-SMALL = [("image_age_demo", ()), ("video_age_demo", ())]
-ODD = [
+SMALL: list[Recipe] = [("image_age_demo", ())]
+ODD: list[Recipe] = [
+    ("video_age_demo", ()),  # statistics over all ranks
     ("image_age_demo", ("--train.micro-batch", "1")),  # two micro-batches a step
     ("mnist_gan_conv", ()),
     ("mnist_autoencoder", ()),  # one player, whose record stage 3 can go by
     ("image_age_demo", ("--train.precision", "bf16")),
 ]
-LARGE = [("dcgan_64", ()), ("image_age_64", ()), ("video_age_64", ())]
-Recipe = tuple[str, tuple[str, ...]]
+LARGE: list[Recipe] = [("dcgan_64", ()), ("image_age_64", ()), ("video_age_64", ())]
+RECIPES_OF = {"small": SMALL, "odd": ODD, "large": LARGE}
 
 
 def cases(recipes: list[Recipe], world: int) -> list[list[str]]:
@@ -54,7 +56,7 @@ def cases(recipes: list[Recipe], world: int) -> list[list[str]]:
 @cache
 def measured(world: int, group: str) -> list[list[dict[str, Any]]]:
     """By rank, what was measured of each case of a group."""
-    todo = cases({"small": SMALL, "odd": ODD, "large": LARGE}[group], world)
+    todo = cases(RECIPES_OF[group], world)
     return run_ranks(world, "tests.planning.measured:measure_all", todo, timeout=1500)
 
 
@@ -76,8 +78,7 @@ GROUPS = [
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("world", "group"), GROUPS)
 def test_memory_and_traffic_are_those_of_real_ranks(world: int, group: str):
-    recipes = {"small": SMALL, "odd": ODD, "large": LARGE}[group]
-    for number, argv in enumerate(cases(recipes, world)):
+    for number, argv in enumerate(cases(RECIPES_OF[group], world)):
         plan = planned(argv, world)
         ranks = [rank[number] for rank in measured(world, group)]
         for real in ranks:
