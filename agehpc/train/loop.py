@@ -298,8 +298,7 @@ class Trainer:
         self.writer.settle(wait=False)
         left = self.plan.samples - self.progress.samples_seen
         eta_s = rates.eta_s(left, self._seconds_left())
-        total_kimg = self.config.train.kimg
-        self.console.tick(status_of(self.progress, total_kimg, rates, eta_s, means))
+        self.console.tick(status_of(self.progress, self.config.train.kimg, rates, eta_s, means))
         trouble = judge(means, self.config.train.guard, self.progress.step)
         if trouble is None:
             self.quiet = self.progress.step
