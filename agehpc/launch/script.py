@@ -9,22 +9,21 @@ from agehpc.errors import redact
 from agehpc.launch.flags import Launch, LaunchFlags
 from agehpc.launch.snapshot import CONFIG
 
-SETTINGS = {
-    "AGEHPC_SITE": "site",
-    "AGEHPC_ENVIRONMENT": "environment",
-    "AGEHPC_VENV": "",
-    "AGEHPC_IMAGE": "image",
-    "AGEHPC_MOUNTS": "mounts",
-    "AGEHPC_COMMAND": "",
-    "AGEHPC_LAUNCHER": "launcher",
-    "AGEHPC_LOCAL_TMP": "",
-    "AGEHPC_MAX_RESTARTS": "",
-    "AGEHPC_MAX_CRASHES": "",
-    "AGEHPC_CACHE": "",
-    "AGEHPC_WEIGHTS": "",
-}
-"""Variables that the script sets, and the flag that does as well: no other is looked at, let alone
-written."""
+SETTINGS = (
+    "AGEHPC_SITE",
+    "AGEHPC_ENVIRONMENT",
+    "AGEHPC_VENV",
+    "AGEHPC_IMAGE",
+    "AGEHPC_MOUNTS",
+    "AGEHPC_COMMAND",
+    "AGEHPC_LAUNCHER",
+    "AGEHPC_LOCAL_TMP",
+    "AGEHPC_MAX_RESTARTS",
+    "AGEHPC_MAX_CRASHES",
+    "AGEHPC_CACHE",
+    "AGEHPC_WEIGHTS",
+)
+"""Variables that the script sets: no other is looked at, let alone written."""
 
 
 def render(launch: Launch, run: Path, code: Path, cwd: Path, environ: Mapping[str, str]) -> str:
@@ -107,9 +106,16 @@ def _options(flags: LaunchFlags, run: Path, cwd: Path) -> list[str]:
 
 
 def _settings(flags: LaunchFlags, environ: Mapping[str, str]) -> dict[str, str]:
+    given = {
+        "AGEHPC_SITE": flags.site,
+        "AGEHPC_ENVIRONMENT": flags.environment,
+        "AGEHPC_IMAGE": flags.image,
+        "AGEHPC_MOUNTS": flags.mounts,
+        "AGEHPC_LAUNCHER": flags.launcher,
+    }
     found = {}
-    for name, flag in SETTINGS.items():
-        value = (getattr(flags, flag) if flag else None) or environ.get(name)
+    for name in SETTINGS:
+        value = given.get(name) or environ.get(name)
         if value:
             found[name] = value
     wanted = found.get("AGEHPC_ENVIRONMENT", "venv")

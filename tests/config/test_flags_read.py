@@ -75,6 +75,13 @@ def words(path: Path) -> frozenset[str]:
 
 
 @cache
+def imported(path: Path) -> frozenset[str]:
+    """The modules that a file takes names from."""
+    nodes = [n for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom)]
+    return frozenset(n.module for n in nodes if n.module)
+
+
+@cache
 def outside() -> list[Path]:
     return [path for path in ROOT.rglob("*.py") if path.parent != ROOT / "config"]
 
@@ -187,7 +194,11 @@ def flag_classes() -> list[tuple[Path, ast.ClassDef]]:
 )
 def test_every_flag_of_a_command_is_read(path: Path, flags: ast.ClassDef):
     """In the file that declares it, or one that uses it, what it is made from or made into."""
-    names, files = {flags.name, *(last_name(base) for base in flags.bases)} - {"Section"}, {path}
+    names = {flags.name, *(last_name(base) for base in flags.bases)} - {"Section"}
+    module = ".".join(["agehpc", *path.relative_to(ROOT).with_suffix("").parts])
+    files = {path, *(other for other in outside() if module in imported(other))}
+    commands = [m for m in imported(path) if m.endswith(".command")]  # that flags are handed to
+    files |= {ROOT / Path(*m.split(".")[1:]).with_suffix(".py") for m in commands}
     for _ in range(2):  # classes made from it, and where these are used
         for other in outside():
             if names & words(other):
