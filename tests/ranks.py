@@ -134,7 +134,13 @@ def _run_rank(target: str, folder: str, threads: int, arguments: list[Any]) -> N
     module, function = target.split(":")
     body = getattr(importlib.import_module(module), function)
     env = resolve(os.environ)
-    with process_group(env, "cpu", threads, timeout_minutes=2) as ranks:
+    more: dict[str, Any] = {}
+    if engines := sys.modules.get("agehpc.train.engines"):  # as in a real training
+        import torch
+
+        engines.import_deepspeed(torch.device("cpu"))
+        more["destroy"] = engines.destroy_groups
+    with process_group(env, "cpu", threads, timeout_minutes=2, **more) as ranks:
         result = body(ranks, *arguments)
     (Path(folder) / f"{env.rank}.json").write_text(json.dumps(result))
 
