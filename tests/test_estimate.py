@@ -51,13 +51,13 @@ def config(
 
 
 def test_activations_grow_with_the_micro_batch_and_shrink_in_bf16():
-    one = config(AgeSystem()).model_copy(update={"train": TrainConfig(global_batch=64)})
-    twice = one.model_copy(update={"train": TrainConfig(global_batch=128)})
+    one = config(AgeSystem()).model_copy(update={"train": TrainConfig(global_batch=256)})
+    twice = one.model_copy(update={"train": TrainConfig(global_batch=512)})
     ratio = estimate(twice, make_plan(twice, 1)).activations
     ratio /= estimate(one, make_plan(one, 1)).activations
     assert ratio == pytest.approx(2, rel=0.01)
     # At this size the copies of the weights in bf16 weigh, too.
-    narrow = one.model_copy(update={"train": TrainConfig(global_batch=64, precision="bf16")})
+    narrow = one.model_copy(update={"train": TrainConfig(global_batch=256, precision="bf16")})
     plan = make_plan(one, 1)
     ratio = estimate(narrow, plan).activations / estimate(one, plan).activations
     assert 0.5 < ratio < 0.75
