@@ -20,7 +20,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from agehpc import cli
-from agehpc.evaluate import measure
+from agehpc.evaluate import check, measure
 from agehpc.evaluate.features.base import build
 from agehpc.evaluate.features.inception import Inception
 from agehpc.evaluate.sources import of_folder
@@ -146,7 +146,7 @@ def test_digits_through_inception(
     fake = save(tmp_path / "fake", blurred(some_digits(14, 20), 1))
     kid = {"subsets": 3, "size": 9}  # 1,000 pictures would take minutes
     monkeypatch.setattr(measure, "kid", partial(measure.kid, **kid))
-    monkeypatch.setitem(measure.FEWEST, "kid", kid["size"])
+    monkeypatch.setitem(check.FEWEST, "kid", kid["size"])
     check_inception(real, fake, inception_weights, kid, capsys, monkeypatch)
 
 

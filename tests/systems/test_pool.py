@@ -148,10 +148,9 @@ class Consumed(dict[str, Tensor]):
         super().__init__(state)
         self.read: set[str] = set()
 
-    def items(self):  # type: ignore[override]
-        for key, value in super().items():
-            self.read.add(key)
-            yield key, value
+    def __getitem__(self, key: str) -> Tensor:
+        self.read.add(key)
+        return super().__getitem__(key)
 
 
 def test_the_system_loses_neither_pool():
