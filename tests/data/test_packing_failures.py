@@ -154,7 +154,8 @@ def test_a_limit_on_file_size_leaves_nothing(people: Path, tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["people"]
 
 
-@pytest.mark.parametrize("after", [0.1, 2.0])  # while workers start, and while they encode
+# While workers start, and while they encode.
+@pytest.mark.parametrize("after", [0.1, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_interrupt_leaves_nothing(demo_clips: dict[str, Path], tmp_path: Path, after: float):
     command = [sys.executable, "-m", "agehpc", "data", "demo", str(tmp_path / "out")]
     process = subprocess.Popen(

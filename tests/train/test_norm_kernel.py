@@ -19,7 +19,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiled C++ needs g++")
-@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "sync_batch"])
 def test_kernels_train_as_torch_does(
     shards: Path, tmp_path: Path, norm: str, monkeypatch: pytest.MonkeyPatch
 ):

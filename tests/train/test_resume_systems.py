@@ -58,7 +58,16 @@ def run(words: list[str], log: Path) -> None:
     assert ended.codes == [0], ended.output
 
 
-@pytest.mark.parametrize("recipe", CASES)
+# By default the one whose system has a state of its own, and one with several turns a step.
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        name
+        if name in ("cyclegan_64", "wgan_gp_64")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_a_run_in_two_halves_ends_as_in_one(recipe: str, tmp_path: Path):
     shards = pack_images(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"

@@ -42,8 +42,7 @@ def test_runs_where_nothing_speaks_against_it():
     assert node(x, None, None, mean, var, training=False) == "ForwardBackward"
 
 
-@pytest.mark.parametrize("once", [True, False])
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("once", "last"), [(True, True), (False, False)])
 @pytest.mark.parametrize(
     ("affine", "frozen"),
     [
