@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from agehpc.config.plan import PERSISTENT, Plan, bucket_elements
+from agehpc.models.frozen import frozen
 from agehpc.planning.recorder import ELSEWHERE, Collective, Recorder
-from agehpc_kernels import frozen_statistics
 
 WIDTH = 4  # bytes of a float32
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
@@ -187,15 +187,9 @@ class PaperEngine:
         if self.plan.world_size > 1:
             self.recorder.collectives.append(Collective(kind, WIDTH * elements))
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> contextlib.AbstractContextManager[None]:
         """As the real one."""
-        self.module.requires_grad_(False)
-        try:
-            with frozen_statistics(self.module):
-                yield
-        finally:
-            self.module.requires_grad_(True)
+        return frozen(self.module)
 
     @property
     def persistent(self) -> frozenset[int]:

@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agehpc.config.plan import Plan, bucket_elements
 from agehpc.config.schema import PlayerConfig
-from agehpc_kernels import frozen_statistics
+from agehpc.models.frozen import frozen
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -153,15 +153,9 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> contextlib.AbstractContextManager[None]:
         """No gradients, hooks or buffer updates for this player inside. Not collective."""
-        self.module.requires_grad_(False)
-        try:
-            with frozen_statistics(self.module):
-                yield
-        finally:
-            self.module.requires_grad_(True)
+        return frozen(self.module)
 
     def local_weights(self) -> dict[str, Tensor]:
         """This rank's float32 weights by name: whole ones, or its flat shards at stage 3.
