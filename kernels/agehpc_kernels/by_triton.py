@@ -91,7 +91,8 @@ def forward(
         none = _no_moments(x)
         return torch.empty_like(x), none, statistics(none, eps, wide(x.dtype))
     moments_3C = _empty(x, torch.float64, 3)
-    return _forward(x, weight, bias, eps, form, moments_3C, None)
+    y, stats_3C = _forward(x, weight, bias, eps, form, moments_3C, None)
+    return y, moments_3C, stats_3C
 
 
 def forward_moving(
@@ -103,8 +104,7 @@ def forward_moving(
     running: Running | None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise by the statistics of x, which has values, and move running ones: y, statistics."""
-    y, _, stats_3C = _forward(x, weight, bias, eps, form, None, running)
-    return y, stats_3C
+    return _forward(x, weight, bias, eps, form, None, running)
 
 
 def backward_sums(
@@ -201,14 +201,14 @@ def _forward(
     form: Form,
     moments_3C: Tensor | None,
     running: Running | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, `moments_3C` filled, if there are any, and the statistics."""
+) -> tuple[Tensor, Tensor]:
+    """Return y and the statistics; fill `moments_3C`, if there are any, and move `running`."""
     x = dense(x)
     p = plan(x)
     stats_3C = _empty(x, p.wide, 3)
     if p.forward_once is None:
         _moments(x, form, eps, moments_3C, stats_3C, running)
-        return apply(x, stats_3C, weight, bias, form), moments_3C, stats_3C  # type: ignore[return-value]
+        return apply(x, stats_3C, weight, bias, form), stats_3C
     y = torch.empty_like(x)
     apart = running is not None and not p.moves
     if apart and moments_3C is None:
@@ -219,7 +219,7 @@ def _forward(
     _calls().forward_once(p, form, eps)((x, y, moments_3C, *channel, *moved), momentum)
     if apart:
         _calls().move_by(p)((moments_3C, mean, var), momentum)
-    return y, moments_3C, stats_3C  # type: ignore[return-value]
+    return y, stats_3C
 
 
 def _moments(
