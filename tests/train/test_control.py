@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agehpc import cli
 from agehpc.train.loop import Trainer
 from agehpc.train.snapshot import Snapshot
 from tests.train.runs import (
@@ -26,13 +25,6 @@ from tests.train.test_resume import assert_same_run, assert_same_weights
 LOOK = 15  # the step of the first evaluation: 0.06 kimg of batches of 4
 
 Here = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "demo"
-    assert cli.main(["data", "demo", str(out), "--size", "28"]) == 0
-    return out
 
 
 @pytest.fixture(scope="module")

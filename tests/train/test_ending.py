@@ -4,15 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agehpc import cli
 from tests.train.runs import Training, flags, stages
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "demo"
-    assert cli.main(["data", "demo", str(out), "--size", "28"]) == 0
-    return out
 
 
 @pytest.mark.parametrize("ending", ["done", "diverged"])

@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agehpc import cli
 from tests.train.runs import SMOOTH, Training, flags, newest, rows, stages, tensors
 
 TITLES = {"auto": "norms by compiled C++", "reference": "norms by torch's own functions"}
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "demo"
-    assert cli.main(["data", "demo", str(out), "--size", "28"]) == 0
-    return out
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiled C++ needs g++")

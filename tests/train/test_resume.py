@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import agehpc
-from agehpc import checkpoints, cli
+from agehpc import checkpoints
 from agehpc.config.run_files import read_run_config
 from agehpc.data.loader import train_batches
 from agehpc.soundness import verify
@@ -46,13 +46,6 @@ from tests.train.runs import (
 ONE = [*stages(0, 0), *KINKED]
 TWO = [*stages(2, 2), *SMOOTH]
 HALF = STEPS // 2 // SAVE_EVERY * SAVE_EVERY
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "demo"
-    assert cli.main(["data", "demo", str(out), "--size", "28"]) == 0
-    return out
 
 
 @pytest.fixture(scope="module")
