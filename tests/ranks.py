@@ -31,7 +31,7 @@ class Finished:
 
 
 def run_ranks(
-    world_size: int, target: str, *arguments: Any, timeout: float = 120, threads: int = 1
+    world_size: int, target: str, *arguments: Any, timeout: float = 480, threads: int = 1
 ) -> list[Any]:
     """The results of `module:function(ranks, *arguments)`, one a rank, in the order of ranks."""
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def spawn_ranks(
     world_size: int,
     command: Sequence[str],
     *,
-    timeout: float = 120,
+    timeout: float = 480,
     environ: Mapping[str, str] | None = None,
 ) -> list[Finished]:
     """Run one command on every rank with torchrun's variables; AssertionError after `timeout` s."""
@@ -140,7 +140,7 @@ def _run_rank(target: str, folder: str, threads: int, arguments: list[Any]) -> N
 
         engines.import_deepspeed(torch.device("cpu"))
         more["destroy"] = engines.destroy_groups
-    with process_group(env, "cpu", threads, timeout_minutes=2, **more) as ranks:
+    with process_group(env, "cpu", threads, timeout_minutes=8, **more) as ranks:
         result = body(ranks, *arguments)
     (Path(folder) / f"{env.rank}.json").write_text(json.dumps(result))
 

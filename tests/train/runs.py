@@ -119,7 +119,7 @@ class Training:
                     )
                 )
 
-    def wait_for(self, path: Path, timeout: float = 120) -> None:
+    def wait_for(self, path: Path, timeout: float = 480) -> None:
         """Wait until a file is there; an error if the training ends before."""
         deadline = time.monotonic() + timeout
         while not path.exists():
@@ -134,7 +134,7 @@ class Training:
             if process.poll() is None:
                 os.killpg(process.pid, number)
 
-    def end(self, timeout: float = 120) -> Ended:
+    def end(self, timeout: float = 480) -> Ended:
         """Wait for the end."""
         try:
             codes = [process.wait(timeout) for process in self.processes]
@@ -148,7 +148,7 @@ class Training:
 
 
 def train_in_fork(
-    arguments: list[str], log: Path, timeout: float = 120, patch: Callable[[], None] | None = None
+    arguments: list[str], log: Path, timeout: float = 480, patch: Callable[[], None] | None = None
 ) -> tuple[int, str, str]:
     """`agehpc train` on one rank, in a fork of a process that has imported everything.
 
@@ -164,7 +164,7 @@ def train_in_forks(
     arguments: list[str],
     log: Path,
     world_size: int,
-    timeout: float = 120,
+    timeout: float = 480,
     patch: Callable[[], None] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> list[tuple[int, str, str]]:
