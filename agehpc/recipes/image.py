@@ -68,8 +68,8 @@ def image_age_64() -> Config:
     7,899 grey faces: 23.8 dB reconstruction PSNR on 2,500 held-out faces, against 16.4 dB for the
     mean face; frechet_lite0 104 between 2,500 samples and 2,500 held-out faces, where as many
     training faces have 21. Samples are faces, some of them distorted. In 3 minutes on an H100 that
-    trained two others beside (161 kimg): 24.5 dB; frechet_lite0 84 of 1,500 against 1,500, where
-    training faces have 30.
+    trained two others beside (161 kimg): 24.5 dB; frechet_lite0 84 of 1,500 against 1,500 unseen
+    faces, from which others are 30 away.
     """
     network = NetworkConfig(width=32, max_width=256)
     return Config(

@@ -82,7 +82,7 @@ def video_age_64() -> Config:
       kimg. Samples are moving coloured blobs, some of them two at once.
 
     On the 40 clips, in 3 minutes on an H100 that trained two others beside: 22.7 dB after 32 kimg;
-    frechet_lite0 of 40 samples' frames against the clips' is least, 1100, at 15 kimg.
+    frechet_lite0_frames of 40 samples against the clips is least, 1100, at 15 kimg.
     """
     network = NetworkConfig(width=16, max_width=128, kernel=3)
     return Config(
