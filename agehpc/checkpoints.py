@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def fill(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     about: Mapping[str, Mapping[str, str]] | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint, manifest last, under a name that does not count as one.
 
@@ -72,6 +73,7 @@ def fill(
         tensors: CPU tensors by name for each file, the file's name without suffix.
         state: what JSON can hold: counters, cursor, accumulators.
         about: texts by name for the header of a file.
+        beat: called after each file.
 
     Returns:
         Its directory, for :func:`publish`.
@@ -83,6 +85,7 @@ def fill(
     with _new(partial):
         for name, values in tensors.items():
             save_tensors(partial / f"{name}.safetensors", values, (about or {}).get(name))
+            beat()
         (partial / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
         files = {
             p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
@@ -90,6 +93,7 @@ def fill(
         }
         for path in partial.iterdir():
             _sync(path)
+            beat()
         manifest = partial / MANIFEST
         told = {"format": FORMAT, "step": step, "files": files}
         manifest.write_text(json.dumps(told, indent=1) + "\n")
@@ -113,11 +117,12 @@ def save_tensors(
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 
-def publish(run: Path, step: int, filled: Path) -> Path:
+def publish(run: Path, step: int, filled: Path, beat: Callable[[], None] = lambda: None) -> Path:
     """Give what :func:`fill` has written its place and its name in a run.
 
-    From another file system it is copied first, the manifest last; what was filled goes then. One
-    rank calls it. OSError as the file system does; nothing partial is left.
+    From another file system it is copied first, the manifest last, with a `beat` after each file;
+    what was filled goes then. One rank calls it. OSError as the file system does; nothing partial
+    is left.
     """
     final = run / "checkpoints" / name_of(step)
     partial = final.with_name(f".{final.name}.partial")
@@ -128,6 +133,7 @@ def publish(run: Path, step: int, filled: Path) -> Path:
                 for name in names:
                     shutil.copyfile(filled / name, partial / name)
                     _sync(partial / name)
+                    beat()
         finally:
             shutil.rmtree(filled, ignore_errors=True)
     try:

@@ -27,6 +27,7 @@ WITHOUT_TORCH = [
     "agehpc.config",
     "agehpc.recipes",
     "agehpc.launch",
+    "agehpc.heartbeat",
 ]
 # Module or package -> what it may import of the project, besides itself. The longest name
 # counts; what has no rule here may use everything but `agehpc.train`.

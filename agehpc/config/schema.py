@@ -285,6 +285,13 @@ class ClusterConfig(Section):
     """CPU threads a rank computes with; 0 shares the available cores among the node's ranks."""
     timeout_minutes: Positive = 10.0
     """A collective that waits longer than this fails the run."""
+    hang_minutes: NonNegative | None = None
+    """Without progress of any rank for this long, every rank writes its stacks to RUN/logs and
+    ends; default 0.8 of the timeout, 0 never."""
+    straggler_factor: Annotated[float, Field(gt=1.0)] = 1.5
+    """A rank is told of as slow whose own work takes this many times that of the median rank..."""
+    straggler_ticks: Count = 3
+    """...in this many ticks in a row."""
 
 
 class Config(Section):

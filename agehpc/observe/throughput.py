@@ -61,7 +61,13 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._outside: str | None = None
+        self._waiting = False
         self._reset()
+
+    @property
+    def phase(self) -> str:
+        """What is going on: a span's name, `data` where it is waited for, else `train`."""
+        return self._outside or ("data" if self._waiting else "train")
 
     def add(self, samples: int) -> None:
         """Count the samples of a finished step, over all ranks."""
@@ -71,9 +77,11 @@ class Meter:
     def waiting(self) -> Iterator[None]:
         """Time spent inside is waiting for data."""
         start = self._clock()
+        self._waiting = True
         try:
             yield
         finally:
+            self._waiting = False
             self._waited += self._clock() - start
 
     @contextmanager

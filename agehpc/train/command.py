@@ -207,7 +207,8 @@ def _train(config: Config, run: Path, ranks: "Ranks") -> int:
         stack.callback(close_logging)
         trainer = Trainer(config, plan, ranks, run, newest, console)
         _banner(console, trainer, newest)
-        code = trainer.fit()
+        with trainer.health as health:
+            code = health.ended(trainer.fit(), whole=not trainer.stopped)
         _results(console, run, trainer)
     return code
 

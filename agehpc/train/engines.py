@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -62,6 +62,13 @@ def destroy_groups() -> None:
         deepspeed.comm.destroy_process_group()
     else:
         dist.destroy_process_group()
+
+
+def process_groups(engines: Iterable["Engine"]) -> set[dist.ProcessGroup]:
+    """The groups that training communicates in: the world's, and DeepSpeed's."""
+    found = {group for engine in engines for group in engine.groups()}
+    assert dist.group.WORLD is not None
+    return found | {dist.group.WORLD}
 
 
 class Engine:
@@ -263,6 +270,10 @@ class Engine:
                     utils.safe_set_full_optimizer_state(p, mine[name], key)
         for values in state.values():
             values["step"].fill_(float(steps))
+
+    def groups(self) -> list[dist.ProcessGroup]:
+        """The process groups that DeepSpeed communicates in for it. Not collective."""
+        return [self._engine.data_parallel_group, self._engine.seq_data_parallel_group]
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.module.named_parameters())

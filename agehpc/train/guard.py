@@ -4,7 +4,7 @@ What it decides depends on figures that are the same on all ranks, so that the r
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agehpc.config.training import GuardConfig
@@ -24,6 +24,7 @@ class Trouble:
         flag: whose bound was passed; None where a value is not finite, which no flag allows.
         bound: its value.
         told: the whole as a sentence.
+        first: what was not finite first, with step, ranks and hosts, where that is known.
     """
 
     what: str
@@ -31,24 +32,32 @@ class Trouble:
     flag: str | None
     bound: float | None
     told: str
+    first: str | None = None
 
 
-def not_finite(what: str, value: float, step: int) -> Trouble:
-    """The trouble with what is NaN or infinite."""
-    return Trouble(what, value, None, None, f"{what} no longer finite at step {step}")
+def not_finite(what: str, value: float, step: int, first: str = "") -> Trouble:
+    """The trouble with what is NaN or infinite; `first` says what was that first, and where."""
+    told = f"{what} no longer finite at step {step}{f' (first {first})' if first else ''}"
+    return Trouble(what, value, None, None, told, first or None)
 
 
-def judge(figures: Mapping[str, float], guard: GuardConfig, step: int) -> Trouble | None:
-    """What is wrong with the figures of a tick, or None.
+def judge(
+    figures: Mapping[str, float],
+    guard: GuardConfig,
+    step: int,
+    first_bad: Callable[[], str],
+) -> Trouble | None:
+    """What is wrong with the figures of a tick, or None. Collective as `first_bad` is.
 
     Args:
         figures: means of the turns' figures, and the largest gradient norms, over all ranks.
         guard: the bounds.
         step: of the tick.
+        first_bad: says which figure of which rank was not finite first; asked where one was not.
     """
     wrong = [name for name in sorted(figures) if not math.isfinite(figures[name])]
     if wrong:
-        return not_finite(", ".join(wrong), figures[wrong[0]], step)
+        return not_finite(", ".join(wrong), figures[wrong[0]], step, first_bad())
     for name in sorted(figures):
         which = "gradient" if name.startswith(GRADIENT) else "loss"
         bound = guard.gradient if which == "gradient" else guard.loss

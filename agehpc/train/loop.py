@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from agehpc import best as bests
 from agehpc.best import Best
-from agehpc.cluster.collectives import agreed, gather, mean_over_ranks, together
+from agehpc.cluster.collectives import agreed, mean_over_ranks, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import EXIT_CODES, Reason, StopFlag, agree
 from agehpc.config.plan import Plan
@@ -25,12 +24,15 @@ from agehpc.models.kernels import choose
 from agehpc.observe.console import Console
 from agehpc.observe.throughput import Meter
 from agehpc.systems import build_system
-from agehpc.systems.base import Collectives, Micro
+from agehpc.systems.base import Micro
 from agehpc.systems.step import run_turns
 from agehpc.train import checkpoint as checkpointing
 from agehpc.train import rollback
-from agehpc.train.engines import Engine
+from agehpc.train.between import BETWEEN
+from agehpc.train.engines import Engine, process_groups
+from agehpc.train.figures import Figures
 from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch
+from agehpc.train.health import Health
 from agehpc.train.intake import Intake
 from agehpc.train.look import check_best, look
 from agehpc.train.progress import Progress, is_due
@@ -39,7 +41,6 @@ from agehpc.train.scoring import Scorer
 from agehpc.train.snapshot import Snapshot
 from agehpc.train.status import status_of
 from agehpc.train.writer import Writer
-from agehpc_kernels.norm import global_moments
 
 
 class Trainer:
@@ -66,7 +67,7 @@ class Trainer:
         self.config, self.plan, self.ranks, self.run = config, plan, ranks, run
         self.console = console
         self.progress = Progress()
-        self.system = build_system(config, Collectives(_moments, gather, dist.get_rank))
+        self.system = build_system(config, BETWEEN)
         torch.manual_seed(config.run.seed)  # weights are equal on all ranks
         modules = self.system.build()
         console.say(f"norms by {self._choose_kernels(modules)}")
@@ -101,13 +102,15 @@ class Trainer:
         self.recorder: Recorder | None = None
         self.quarantine = Quarantine(config.data, together(lambda: known_faults(run)))
         self.best = together(self._open_rank0)
-        self.writer = Writer(run, config.train, ranks.env, console)
+        self.meter = Meter()
+        groups = process_groups(self.engines.values())
+        self.health = Health(config, ranks, run, groups, self.meter, console)
+        self.writer = Writer(run, config.train, ranks.env, console, self.health.beat)
         self.flag = StopFlag(run / "control" if self.speaks else None)
         self.scorer: Scorer | None = None
         if config.evaluate.metrics and config.evaluate.samples:
             own = None if self.snapshot is None else self.snapshot.model
             self.scorer = Scorer(config, ranks, own)
-        self.meter = Meter()
         self.intake = Intake(
             config,
             plan,
@@ -120,7 +123,7 @@ class Trainer:
         )
         self.started = time.monotonic()
         self.stopped = False
-        self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.figures = Figures()
 
     def _set_rates(self) -> None:
         for name, engine in self.engines.items():
@@ -192,17 +195,12 @@ class Trainer:
         self.progress = self.progress.after(seen, self.plan.global_batch * self.plan.batches)
         for name, ema in self.emas.items():
             settings = self.config.players[name].ema
-            keep = decay(
-                seen,
-                self.progress.samples_seen,
-                settings.half_life_kimg,
-                settings.ramp_up,
-            )
+            given = self.progress.samples_seen, settings.half_life_kimg, settings.ramp_up
+            keep = decay(seen, *given)
             ema.update(self.engines[name].local_weights(), keep)
-        for name, value in statistics.items():
-            total, count = self.sums.get(name, (torch.zeros_like(value), 0))
-            self.sums[name] = (total + value, count + 1)
+        self.figures.add(self.progress.step, statistics)
         self.meter.add(seen)
+        self.health.beat(self.progress)
         self.console.progress(self.progress.kimg, self.config.train.kimg)
 
     def _finished(self) -> bool:
@@ -282,13 +280,13 @@ class Trainer:
 
     def _tick(self) -> Trouble | None:
         """Fetch the losses, write them down, and return what is wrong with them."""
-        own = {n: float(total) / c for n, (total, c) in self.sums.items()}
+        own = self.figures.means()
         for name, engine in self.engines.items():
             own[GRADIENT + name] = float(engine.take_largest_norm())
-        means = mean_over_ranks(own)
-        self.sums = {}
         rates = self.meter.tick()
-        data = self.intake.tick(self.progress)
+        means = mean_over_ranks(own | self.health.work(rates))
+        slow = self.health.tick(self.progress, means)
+        data = self.intake.tick(self.progress) | slow
 
         def write() -> None:
             assert self.recorder is not None
@@ -299,7 +297,9 @@ class Trainer:
         left = self.plan.samples - self.progress.samples_seen
         eta_s = rates.eta_s(left, self._seconds_left())
         self.console.tick(status_of(self.progress, self.config.train.kimg, rates, eta_s, means))
-        trouble = judge(means, self.config.train.guard, self.progress.step)
+        given = means, self.config.train.guard, self.progress.step
+        trouble = judge(*given, lambda: self.figures.first_bad(self.ranks.env))
+        self.figures.forget()
         if trouble is None:
             self.quiet = self.progress.step
         return trouble
@@ -327,7 +327,8 @@ class Trainer:
             good, self.system, self.engines, self.emas, self.progress.step
         )
         self._set_rates()
-        self.sums, self.quiet = {}, self.progress.step + 1
+        self.quiet = self.progress.step + 1
+        self.figures.forget()
         for engine in self.engines.values():
             engine.take_largest_norm()
         self.console.say(
@@ -348,7 +349,7 @@ class Trainer:
             self.snapshot.refresh(weights)
 
         together(refresh)
-        check = self.flag.check
+        check = self.health.beating(self.flag.check)
         scores = self.scorer.score(check) if measuring and self.scorer is not None else []
 
         def looked() -> tuple[Best | None, float | None]:
@@ -392,8 +393,3 @@ class Trainer:
     def _seconds_left(self) -> float:
         limit = self.config.train.max_minutes
         return math.inf if limit is None else 60 * limit - (time.monotonic() - self.started)
-
-
-def _moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
-    m_Z, v_Z, _ = global_moments(z_BZ)
-    return m_Z, v_Z

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it takes a second to import
 
 WALL_CLOCK = frozenset(
     {"time", "wall_s", "samples_per_s", "s_per_kimg", "wait_share", "tick_s", "sample_s", "save_s"}
+    | {"work_s", "work_median_s", "slowest_rank"}
     | {"memory_gib", "decode_ms", "decode_per_s", "retries"}
     | {"shard_hits", "shard_misses", "fetched_mb", "fetch_retries"}
 )

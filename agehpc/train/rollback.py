@@ -84,6 +84,7 @@ def answer(
         "value": trouble.value,
         "flag": trouble.flag,
         "bound": trouble.bound,
+        "first": trouble.first,
         "time": time.time(),
     }
     if not going_back:

@@ -48,10 +48,19 @@ class Writer:
         train: says whether and where checkpoints are written beside training.
         env: this rank's place; rank 0 writes.
         console: is told of every checkpoint that is complete.
+        beat: called after each file that is written.
     """
 
-    def __init__(self, run: Path, train: TrainConfig, env: Environment, console: Console) -> None:
+    def __init__(
+        self,
+        run: Path,
+        train: TrainConfig,
+        env: Environment,
+        console: Console,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._run, self._beside, self._console = run, train.async_save, console
+        self._beat = beat
         self._folder = run / "checkpoints"
         self._staged = train.staging is not None
         if train.staging is not None:
@@ -87,12 +96,12 @@ class Writer:
         total = sum(t.numel() * t.element_size() for v in held.values() for t in v.values())
 
         def fill() -> Path:
-            filled = checkpoints.fill(self._folder, step, held, state, about)
+            filled = checkpoints.fill(self._folder, step, held, state, about, self._beat)
             held.clear()
             return filled
 
         def complete(filled: Path | None) -> _Written:
-            path = checkpoints.publish(self._run, step, filled or fill())
+            path = checkpoints.publish(self._run, step, filled or fill(), self._beat)
             finish(path)
             return _Written(path, total, time.monotonic() - began, self._beside, note)
 

@@ -100,7 +100,8 @@ def test_an_absurd_rate_stops_every_rank(shards: Path, tmp_path: Path):
     assert ended.codes == [3, 3], ended.output
     assert ended.output.count("error: ") == 1
     assert "Traceback" not in ended.output
-    assert "no longer finite at step 2; no checkpoint is known to be good: start" in ended.output
+    assert "no longer finite at step 2 (first " in ended.output
+    assert "); no checkpoint is known to be good: start" in ended.output
     (event,) = guarded(out)
     assert (event["event"], event["step"], event["flag"]) == ("stop", 2, None)
     assert not math.isfinite(event["value"])
