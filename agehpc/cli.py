@@ -31,6 +31,7 @@ COMMANDS: Table = {
     "restore": ("agehpc.latent.commands.restore:main", "denoise, inpaint or super-resolve"),
     "anomaly": ("agehpc.latent.commands.anomaly:main", "score samples by how unusual they are"),
     "checkpoint": ("agehpc.checkpoint_command:main", "list, verify, export, convert checkpoints"),
+    "status": ("agehpc.run_status:main", "show how far runs are, and whether they are well"),
     "data": ("agehpc.data.commands:main", "make and check shards: pack, verify, demo"),
     "config": ("agehpc.config.commands:main", "show configurations and list recipes"),
     "doctor": ("agehpc.doctor:main", "check this machine: versions, devices, decoders, disk"),

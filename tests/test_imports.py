@@ -28,6 +28,7 @@ WITHOUT_TORCH = [
     "agehpc.recipes",
     "agehpc.launch",
     "agehpc.heartbeat",
+    "agehpc.run_status",
 ]
 # Module or package -> what it may import of the project, besides itself. The longest name
 # counts; what has no rule here may use everything but `agehpc.train`.
