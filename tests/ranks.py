@@ -1,4 +1,4 @@
-"""Run a function on n gloo ranks, each its own Python process, from a test.
+"""Run a function on n gloo ranks, each its own process, from a test.
 
     results = run_ranks(2, "tests.cluster.bodies:mean", 3.0)
 
@@ -11,13 +11,14 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.forks import Fork
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,8 +36,21 @@ def run_ranks(
 ) -> list[Any]:
     """The results of `module:function(ranks, *arguments)`, one a rank, in the order of ranks."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.ranks", target, folder, str(threads)]
-        finished = spawn_ranks(world_size, [*command, json.dumps(arguments)], timeout=timeout)
+        given = target, folder, threads, json.dumps(arguments)
+        outputs = [Path(folder) / f"{rank}.log" for rank in range(world_size)]
+        ranks: list[Fork] = []
+        try:
+            for env, output in zip(environments(world_size), outputs, strict=True):
+                ranks.append(Fork(_run_rank, given, env, output))
+            in_time = _wait(ranks, timeout)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+        told = [output.read_text(errors="replace") for output in outputs]
+        finished = [Finished(rank.wait(), text) for rank, text in zip(ranks, told, strict=True)]
+        if not in_time:
+            raise AssertionError(f"{target} did not end in {timeout} s\n{describe(finished)}")
         if any(rank.returncode for rank in finished):
             raise AssertionError(f"{target} failed on {world_size} ranks\n{describe(finished)}")
         texts = [(Path(folder) / f"{rank}.json").read_text() for rank in range(world_size)]
@@ -51,23 +65,14 @@ def spawn_ranks(
     environ: Mapping[str, str] | None = None,
 ) -> list[Finished]:
     """Run one command on every rank with torchrun's variables; AssertionError after `timeout` s."""
-    shared = {
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), str(ROOT / "tune")]),
-    }
     processes: list[subprocess.Popen[str]] = []
     outputs = [tempfile.TemporaryFile("w+") for _ in range(world_size)]  # noqa: SIM115
     try:
-        for rank, output in enumerate(outputs):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for env, output in zip(environments(world_size), outputs, strict=True):
             processes.append(
                 subprocess.Popen(
                     command,
-                    env={**os.environ, **shared, **own, **(environ or {})},
+                    env={**env, **(environ or {})},
                     cwd=ROOT,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -90,6 +95,23 @@ def spawn_ranks(
     return finished
 
 
+def alone() -> dict[str, str]:
+    """The environment of a process of one thread that finds the project's packages."""
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "tune"))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def environments(world_size: int) -> list[dict[str, str]]:
+    """The environment of each rank: this one, with torchrun's variables."""
+    shared = alone() | {
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    return [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(world_size)]
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as server:
@@ -105,7 +127,7 @@ def describe(finished: Sequence[Finished]) -> str:
     )
 
 
-def _wait(processes: Sequence[subprocess.Popen[str]], timeout: float) -> bool:
+def _wait(processes: Sequence[subprocess.Popen[str] | Fork], timeout: float) -> bool:
     """Whether all ended in time; the others get 20 s once one has failed, then all are killed."""
     deadline = time.monotonic() + timeout
     failed_by: float | None = None
@@ -127,23 +149,18 @@ def _read(output: Any) -> str:
     return output.read()
 
 
-def _run_rank(target: str, folder: str, threads: int, arguments: list[Any]) -> None:
+def _run_rank(target: str, folder: str, threads: int, arguments: str) -> None:
+    import torch
+
     from agehpc.cluster.environment import resolve
     from agehpc.cluster.groups import process_group
+    from agehpc.train import engines
 
     module, function = target.split(":")
     body = getattr(importlib.import_module(module), function)
     env = resolve(os.environ)
-    more: dict[str, Any] = {}
-    if engines := sys.modules.get("agehpc.train.engines"):  # as in a real training
-        import torch
-
-        engines.import_deepspeed(torch.device("cpu"))
-        more["destroy"] = engines.destroy_groups
-    with process_group(env, "cpu", threads, timeout_minutes=8, **more) as ranks:
-        result = body(ranks, *arguments)
+    engines.import_deepspeed(torch.device("cpu"))  # and its groups' end, as in a real training
+    destroy = engines.destroy_groups
+    with process_group(env, "cpu", threads, timeout_minutes=8, destroy=destroy) as ranks:
+        result = body(ranks, *json.loads(arguments))
     (Path(folder) / f"{env.rank}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    _run_rank(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))

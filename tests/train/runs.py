@@ -1,7 +1,6 @@
 """Starting `agehpc train` in processes of its own, stopping it and comparing what it left."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from agehpc import checkpoints, cli
 from agehpc.train.recorder import WALL_CLOCK
-from tests.ranks import ROOT, free_port
+from tests.forks import Fork
+from tests.ranks import ROOT, alone, environments
 
 RECIPE = "video_age_demo"
 STEPS, BATCH, SAVE_EVERY = 30, 4, 5
@@ -77,9 +77,12 @@ class Ended:
 
 
 class Training:
-    """`python -m agehpc train` on some ranks, each in a process group of its own.
+    """`agehpc train` on some ranks, each in a process and session of its own.
 
-    `module` may be another one that ends in the command, and read what `env` adds.
+    Forks of a process that has imported everything, which start at once; with a `module`, `python
+    -m module train`: agehpc itself, or another that ends in the command. `env` is added to the
+    environment. `patch`, a function of a module, is called in a fork first: it may break what is to
+    break.
     """
 
     def __init__(
@@ -87,31 +90,27 @@ class Training:
         arguments: list[str],
         log: Path,
         world_size: int = 1,
-        module: str = "agehpc",
+        *,
+        module: str | None = None,
         env: Mapping[str, str] | None = None,
+        patch: Callable[[], None] | None = None,
     ) -> None:
-        shared = {
-            **os.environ,
-            **(env or {}),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-            "OMP_NUM_THREADS": "1",
-        }
-        if world_size > 1:
-            shared |= {
-                "WORLD_SIZE": str(world_size),
-                "LOCAL_WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(free_port()),
-            }
         self.logs = [log.with_suffix(f".{rank}.log") for rank in range(world_size)]
-        self.processes: list[subprocess.Popen[bytes]] = []
-        for rank, path in enumerate(self.logs):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}
+        self.processes: list[subprocess.Popen[bytes] | Fork] = []
+        of_ranks = environments(world_size) if world_size > 1 else [alone()]
+        for own, path in zip(of_ranks, self.logs, strict=True):
+            own |= env or {}
+            path.unlink(missing_ok=True)
+            if module is None:
+                self.processes.append(Fork(_train, (arguments, patch), own, path))
+                continue
+            assert patch is None
+            command = [sys.executable, "-m", module, "train", *arguments]
             with path.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", module, "train", *arguments],
-                        env={**shared, **own},
+                        command,
+                        env=own,
                         cwd=ROOT,
                         stdout=file,
                         stderr=subprocess.STDOUT,
@@ -150,11 +149,10 @@ class Training:
 def train_in_fork(
     arguments: list[str], log: Path, timeout: float = 480, patch: Callable[[], None] | None = None
 ) -> tuple[int, str, str]:
-    """`agehpc train` on one rank, in a fork of a process that has imported everything.
+    """`agehpc train` on one rank, in a fork as those of Training.
 
-    DeepSpeed keeps its process group for good, so each training needs a process; this one starts
-    at once. `patch`, a function of a module, is called there first: it may break what is to break.
-    Returns the exit code (negative for a signal), standard output and standard error.
+    DeepSpeed keeps its process group for good, so each training needs a process. Returns the exit
+    code (negative for a signal), standard output and standard error.
     """
     (ended,) = train_in_forks(arguments, log, 1, timeout, patch)
     return ended
@@ -169,42 +167,24 @@ def train_in_forks(
     env: Mapping[str, str] | None = None,
 ) -> list[tuple[int, str, str]]:
     """The same on some ranks, with more in their environment."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agehpc.train.loop", "agehpc.train.command", "deepspeed"])
-    logs = [log.with_suffix(f".{rank}.log") for rank in range(world_size)]
-    shared = dict(env or {})
-    if world_size > 1:
-        shared |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    processes = []
+    of_ranks = environments(world_size) if world_size > 1 else [alone()]
+    started = []
+    for rank, own in enumerate(of_ranks):
+        files = [log.with_suffix(f".{rank}{suffix}") for suffix in (".log", ".err")]
+        for path in files:
+            path.unlink(missing_ok=True)
+        started.append((Fork(_train, (arguments, patch), own | (env or {}), *files), files))
     try:
-        for rank, path in enumerate(logs):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}
-            given = (arguments, str(path), patch, {**shared, **own})
-            processes.append(context.Process(target=_train_in_child, args=given))
-            processes[-1].start()
+        codes = [process.wait(timeout) for process, _ in started]
     finally:
-        del os.environ["DS_ACCELERATOR"]
-    deadline = time.monotonic() + timeout
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-    late = [process for process in processes if process.exitcode is None]
-    for process in late:
-        process.kill()
-        process.join()
-    told = [(path.read_text(), path.with_suffix(".err").read_text()) for path in logs]
-    assert not late, f"{arguments} did not end in {timeout} s: {told}"
-    return [(p.exitcode or 0, *texts) for p, texts in zip(processes, told, strict=True)]
+        for process, _ in started:
+            process.kill()
+            process.wait()
+    texts = [[path.read_text() for path in files] for _, files in started]
+    return [(code, *told) for code, told in zip(codes, texts, strict=True)]  # type: ignore[misc]
 
 
-def _train_in_child(
-    arguments: list[str], log: str, patch: Callable[[], None] | None, env: Mapping[str, str]
-) -> None:
-    for descriptor, path in ((1, Path(log)), (2, Path(log).with_suffix(".err"))):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    os.environ.update(env)
+def _train(arguments: list[str], patch: Callable[[], None] | None) -> None:
     if patch is not None:
         patch()
     sys.exit(cli.main(["train", *arguments]))

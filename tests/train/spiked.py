@@ -1,4 +1,4 @@
-"""`agehpc train` with a spike in a gradient, as `python -m tests.train.spiked train ...`.
+"""A spike in a gradient, for a training to be patched with.
 
 SPIKE_AT: number of the critics' backward passes of this start at which the last rank's loss is
 multiplied by SPIKE. KILLED: the process kills itself once a rollback is on the record. RATES: a
@@ -7,13 +7,11 @@ file that rank 0 adds each step's learning rates to.
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor
 
-from agehpc import cli
 from agehpc.train import rollback
 from agehpc.train.engines import Engine
 
@@ -40,8 +38,3 @@ def spike() -> None:
     Engine.backward = spiked
     if "KILLED" in os.environ:
         rollback._append = killed
-
-
-if __name__ == "__main__":
-    spike()
-    sys.exit(cli.main(sys.argv[1:]))

@@ -15,7 +15,7 @@ def test_no_thread_of_a_process_group(shards: Path, tmp_path: Path, ending: str)
         rates = [f"--players.{name}.optim.lr=1e30" for name in ("autoencoder", "critics")]
         arguments += [*rates, "--train.kimg", "0.04"]
     run = flags(shards, tmp_path / "run", *arguments)
-    ended = Training(run, tmp_path / "log", 2, "tests.train.threads_left").end()
+    ended = Training(run, tmp_path / "log", 2, module="tests.train.threads_left").end()
     assert ended.codes == ([0, 0] if ending == "done" else [3, 3]), ended.output
     left = [line for line in ended.output.splitlines() if line.startswith("left:")]
     assert left == ["left:", "left:"]

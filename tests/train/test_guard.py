@@ -17,6 +17,7 @@ from agehpc.train.snapshot import Snapshot
 from tests.latent.runs import pack_images
 from tests.train.runs import Training, newest, rows, stages, state, tensors, train_in_fork
 from tests.train.small import BATCH, flags, kimg
+from tests.train.spiked import spike
 
 STEPS, SPIKE_AT = 12, 7  # told at the tick of step 8, after the checkpoint of step 4
 BACK = [
@@ -33,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spiked(words: list[str], log: Path, factor: str, **env: str) -> tuple[list[int], str]:
     env |= {"SPIKE_AT": str(SPIKE_AT), "SPIKE": factor}
-    ended = Training(words, log, 2, "tests.train.spiked", env).end()
+    ended = Training(words, log, 2, env=env, patch=spike).end()
     return ended.codes, ended.output
 
 

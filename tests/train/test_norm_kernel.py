@@ -5,26 +5,30 @@ from pathlib import Path
 
 import pytest
 
+from agehpc_kernels import backend
 from tests.train.runs import SMOOTH, Training, flags, newest, rows, stages, tensors
 
 TITLES = {"auto": "norms by compiled C++", "reference": "norms by torch's own functions"}
 
 
+def by_cpp() -> None:
+    backend("cpp").__enter__()  # for the rest of the process
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiled C++ needs g++")
 @pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "sync_batch"])
-def test_kernels_train_as_torch_does(
-    shards: Path, tmp_path: Path, norm: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_kernels_train_as_torch_does(shards: Path, tmp_path: Path, norm: str):
     """On two ranks, with R1, which differentiates them twice."""
     ends = {}
     for kernel, title in TITLES.items():
         # Networks of a test are small: on its own the choice would be torch.
-        monkeypatch.setenv("AGEHPC_KERNELS_BACKEND", "cpp" if kernel == "auto" else "auto")
+        patch = by_cpp if kernel == "auto" else None
         out = tmp_path / kernel
         norms = [f"--model.{name}.norm={norm}" for name in ("encoder", "generator")]
         arguments = [*stages(0, 0), *SMOOTH, *norms, "--train.norm-kernel", kernel]
         arguments += ["--train.kimg", "0.04", "--observe.tick-kimg", "0.004"]
-        ended = Training(flags(shards, out, *arguments), tmp_path / f"{kernel}.log", 2).end()
+        log = tmp_path / f"{kernel}.log"
+        ended = Training(flags(shards, out, *arguments), log, 2, patch=patch).end()
         assert ended.codes == [0, 0], ended.output
         assert title in ended.output
         ends[kernel] = rows(out / "metrics.jsonl"), tensors(newest(out))

@@ -70,7 +70,7 @@ def undisturbed_two(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def killed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one rank that was killed at a random moment."""
     out = tmp_path_factory.mktemp("killed") / "run"
-    training = Training(flags(shards, out, *ONE), out.with_name("log"))
+    training = Training(flags(shards, out, *ONE), out.with_name("log"), module="agehpc")
     kill_at_random(training, out)
     return out
 
@@ -182,7 +182,7 @@ def test_killed_and_resumed_on_one_rank(shards: Path, undisturbed: Path, killed:
 
 
 def killed_and_resumed(shards: Path, reference: Path, out: Path, zero: list[str]) -> None:
-    training = Training(flags(shards, out, *zero), out.with_name("first"), 2)
+    training = Training(flags(shards, out, *zero), out.with_name("first"), 2, module="agehpc")
     kill_at_random(training, out)
     ended = Training(flags(shards, out, *zero), out.with_name("second"), 2).end()
     assert ended.codes == [0, 0], ended.output
@@ -207,7 +207,7 @@ def test_signals_save_and_leave(shards: Path, undisturbed: Path, tmp_path: Path,
     out = tmp_path / "run"
 
     def stopped_by(number: signal.Signals, step: int) -> Ended:
-        training = Training(flags(shards, out, *ONE), tmp_path / number.name)
+        training = Training(flags(shards, out, *ONE), tmp_path / number.name, module="agehpc")
         training.wait_for(manifest(out, step))
         training.signal(number)
         return training.end()
