@@ -11,9 +11,10 @@ from PIL import Image, ImageFilter
 
 from agehpc import cli
 from agehpc.data.digits import digits, load_digits
+from tests.latent.runs import make_run, pack_images
 from tests.ranks import describe, spawn_ranks
 
-COUNT = 150
+COUNT = 70
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,19 @@ def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
     return err
 
 
-def test_worse_samples_are_farther(sets: Path, capsys: pytest.CaptureFixture[str]):
+def test_worse_samples_are_farther(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     metrics = ("--metrics", "frechet_lite0", "precision_recall_lite0", "prdc_lite0")
+    run = make_run(tmp_path / "run", pack_images(tmp_path / "shards"))
+    worse = ("blurred", "noisy", "one class")
+    given = {name: ["--fake", sets / name] for name in ("b", *worse)}
+    given["untrained"] = [run, "--n-fake", COUNT]
     found = {}
-    for name in ("b", "blurred", "noisy", "one class"):
-        rows = evaluate(capsys, "--real", sets / "a", "--fake", sets / name, *metrics)
+    for name, words in given.items():
+        rows = evaluate(capsys, *words, "--real", sets / "a", *metrics)
         found[name] = {row["metric"]: row["value"] for row in rows}
     distances = {name: values["frechet_lite0"] for name, values in found.items()}
-    assert all(distances["b"] < 0.8 * distances[name] for name in distances if name != "b")
+    assert all(distances["b"] < 0.8 * distances[name] for name in worse)
+    assert distances["b"] < 0.3 * distances["untrained"]
     assert found["one class"]["recall_lite0"] < 0.5 * found["b"]["recall_lite0"]
     assert found["blurred"]["precision_lite0"] < found["b"]["precision_lite0"]
     names = ["precision", "recall", "density", "coverage"]
@@ -130,7 +136,7 @@ def refused_by(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
         (["--fake", "b"], "frechet_lite0 compares with real samples: give --real"),
         (["--real", "a", "--fake", "b", "--metrics", "fvd"], "fvd is taken of clips"),
         (["--real", "a", "--fake", "b", "--metrics", "kid_lite0"], "needs 1000 samples or more"),
-        (["--real", "a", "--fake", "b", "--n-fake", "151"], "fewer than the 151 wanted"),
+        (["--real", "a", "--fake", "b", "--n-fake", "71"], "fewer than the 71 wanted"),
         (["--real", "a", "--fake", "b", "--metrics", "fid"], "weights of inception are missing"),
         (["--real", "a", "--fake", "b", "--weights", "lite0"], "--weights lite0: NAME=PATH"),
         (["--real", "a", "--fake", "b", "--weights", "i3d=x"], "the metrics look through: lite0"),
@@ -170,5 +176,5 @@ def test_a_dry_run_measures_nothing(sets: Path, cache: Path, capsys: pytest.Capt
         )
         == 0
     )
-    assert capsys.readouterr().out == f"150 of {sets / 'b.npy'} against 150 of {sets / 'a'}\n"
+    assert capsys.readouterr().out == f"70 of {sets / 'b.npy'} against 70 of {sets / 'a'}\n"
     assert not cache.exists()
