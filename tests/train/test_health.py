@@ -49,7 +49,9 @@ def test_a_rank_that_sleeps_is_told_of_as_slow(shards: Path, tmp_path: Path):
     assert list((run / "logs").glob("*.stacks")) == []
 
 
-@pytest.mark.parametrize("how", ["sleep", "locked", "stopped"])
+@pytest.mark.parametrize(
+    "how", ["sleep", *(pytest.param(how, marks=pytest.mark.slow) for how in ("locked", "stopped"))]
+)
 def test_a_rank_that_hangs_is_named(shards: Path, tmp_path: Path, how: str):
     limit = ["--cluster.hang-minutes", "0.15"]
     given: dict[str, str] = {"HANG_AT": "3", "HANG_IN": how}
