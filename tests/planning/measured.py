@@ -32,8 +32,8 @@ from agehpc.systems.step import run_turns
 from agehpc.train.engines import Engine
 from agehpc_kernels.norm import global_moments
 
-# Stage 3 takes two until it does the same in each; one is counted, two are weighed.
-STEPS, COUNTED = 5, 2
+# Stage 3 takes two until it does the same in each; one is counted, three are weighed.
+STEPS, COUNTED = 6, 2
 _BEGIN, _END = "a step begins", "it ends"
 _BYTES_SENT = 200  # offset of tcpi_bytes_sent and tcpi_bytes_retrans in Linux's struct tcp_info
 
@@ -63,10 +63,11 @@ def _measure(ranks: Ranks, config: Config) -> dict[str, Any]:
 
 
 def _weighed(tree: list[Any]) -> tuple[int, int]:
-    """Most bytes allocated at once in a step, and those left after it; the least of two steps.
+    """Most bytes allocated at once in a step, and those left after it; the least of some steps.
 
-    The allocator's own count, as what other threads free comes without an event; and of two steps,
-    as gloo's threads may hold on to a tensor for longer than its collective.
+    The allocator's own count, as what other threads free comes without an event. Gloo's threads may
+    hold on to a tensor for longer than its collective: therefore of some steps, and what is left is
+    the least until the next one begins.
     """
     events, unseen = [], list(tree)
     while unseen:
@@ -79,16 +80,20 @@ def _weighed(tree: list[Any]) -> tuple[int, int]:
     events.sort(key=lambda pair: pair[0])
     first = next(fields for _, fields in events if not isinstance(fields, str))
     empty = first.total_allocated - first.alloc_size
-    live, peaks, betweens = 0, [], []
+    live, least, peaks, betweens, inside = 0, 0, [], [], False
     for _, fields in events:
         if not isinstance(fields, str):
             live = fields.total_allocated - empty
-            if peaks:
+            least = min(least, live)
+            if inside:
                 peaks[-1] = max(peaks[-1], live)
-        elif fields == _BEGIN:
+            continue
+        inside = fields == _BEGIN
+        if inside:
+            betweens += [least] if peaks else []
             peaks.append(live)
         else:
-            betweens.append(live)
+            least = live
     return min(peaks), min(betweens)
 
 

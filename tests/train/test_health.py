@@ -11,6 +11,7 @@ import pytest
 from tests.latent.runs import pack_images
 from tests.train.runs import Ended, Training, rows
 from tests.train.small import flags, kimg
+from tests.train.unwell import break_it
 
 HOST = os.uname().nodename
 
@@ -23,7 +24,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(shards: Path, tmp_path: Path, steps: int, *more: str, **env: str) -> tuple[Ended, Path]:
     run = tmp_path / "run"
     words = flags(shards, run, steps, *more)
-    training = Training(words, tmp_path / "log", 2, "tests.train.unwell", env)
+    training = Training(words, tmp_path / "log", 2, env=env, patch=break_it)
     return training.end(), run
 
 
@@ -76,11 +77,11 @@ def train_until(
     """Train until rank 0 ends: rank 1 may stay for good, and is killed."""
     run = tmp_path / "run"
     words = flags(shards, run, 10, *more)
-    training = Training(words, tmp_path / "log", 2, "tests.train.unwell", env)
+    training = Training(words, tmp_path / "log", 2, env=env, patch=break_it)
     try:
-        training.processes[0].wait(120)
+        training.processes[0].wait(480)
         if env["HANG_IN"] == "sleep":
-            training.processes[1].wait(60)
+            training.processes[1].wait(480)
     finally:
         training.signal(signal.SIGKILL)
     return training.end(), run

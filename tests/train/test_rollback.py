@@ -14,6 +14,7 @@ from agehpc.train import rollback
 from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch
 from agehpc.train.progress import Progress
 
+WHERE = "adversarial at step 6 on rank 1 on n1"
 OFF = GuardConfig(loss=None, gradient=None, diversity=None)
 BACK = GuardConfig(action="rollback", rollbacks=2, lr_factor=0.5)
 SPIKE = Trouble("adversarial", math.nan, None, None, "adversarial no longer finite at step 25")
@@ -32,23 +33,28 @@ def names(run: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in checkpoints.complete(run)]
 
 
+def no_nan() -> str:
+    raise AssertionError("asked, which is collective, though all is finite")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["adversarial", GRADIENT + "critics"])
 def test_what_is_not_finite_is_always_trouble(name: str, value: float):
-    trouble = judge({"a": 1.0, name: value, "z": math.nan}, OFF, 7)
+    trouble = judge({"a": 1.0, name: value, "z": math.nan}, OFF, 7, lambda: WHERE)
     assert trouble is not None
-    assert trouble.told == f"{name}, z no longer finite at step 7"
+    assert trouble.told == f"{name}, z no longer finite at step 7 (first {WHERE})"
+    assert trouble.first == WHERE
     assert (trouble.flag, trouble.bound) == (None, None)
 
 
 def test_bounds_hold_for_size_and_can_be_off():
     figures = {"logit_real": -30.0, GRADIENT + "critics": 50.0}
-    assert judge(figures, GuardConfig(loss=30, gradient=50), 7) is None
-    assert judge({name: 1e30 for name in figures}, OFF, 7) is None
-    trouble = judge(figures, GuardConfig(loss=29, gradient=None), 7)
+    assert judge(figures, GuardConfig(loss=30, gradient=50), 7, no_nan) is None
+    assert judge({name: 1e30 for name in figures}, OFF, 7, no_nan) is None
+    trouble = judge(figures, GuardConfig(loss=29, gradient=None), 7, no_nan)
     assert trouble is not None
     assert trouble.told == "logit_real is -30 at step 7, beyond --train.guard.loss 29"
-    trouble = judge(figures, GuardConfig(loss=None, gradient=49), 7)
+    trouble = judge(figures, GuardConfig(loss=None, gradient=49), 7, no_nan)
     assert trouble is not None
     assert (trouble.what, trouble.flag) == (GRADIENT + "critics", "--train.guard.gradient")
 

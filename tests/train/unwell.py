@@ -1,4 +1,4 @@
-"""`agehpc train` with a rank that is slow, hangs or dies of NaN: `-m tests.train.unwell train ...`.
+"""A rank that is slow, hangs or dies of NaN, for a training to be patched with.
 
 SLOW: seconds that the last rank sleeps in each step. HANG_AT: the step in which it does not go on:
 HANG_IN `sleep` (C without the interpreter's lock), `locked` (C that keeps it) or `stopped` (the
@@ -9,14 +9,12 @@ looks at its samples, in batches of a tenth of it.
 import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
 
-from agehpc import cli
 from agehpc.train import loop
 from agehpc.train.loop import Trainer
 from agehpc.train.snapshot import Snapshot
@@ -65,8 +63,3 @@ def break_it() -> None:
     Trainer._step = broken_step  # type: ignore[method-assign]
     Snapshot.measure = long_measure  # type: ignore[method-assign]
     loop.run_turns = broken_turns
-
-
-if __name__ == "__main__":
-    break_it()
-    sys.exit(cli.main(sys.argv[1:]))
