@@ -32,6 +32,10 @@ class SystemConfig(Section):
     """Whether it can generate by class."""
     takes_moments: ClassVar[bool] = False
     """Whether its losses take moments of latents over the batch."""
+    figures: ClassVar[tuple[str, ...]] = ()
+    """What evaluations measure of its models, the most telling first."""
+    generates: ClassVar[bool] = True
+    """Whether its models give samples from draws of the prior."""
 
     name: str
     """The learning system."""
@@ -120,6 +124,8 @@ class AutoencoderSystem(SystemConfig):
     networks: ClassVar = (("encoder", "generator"),)
     code: ClassVar = "agehpc.systems.autoencoder:Plain"
     conditions: ClassVar = True
+    figures: ClassVar = ("reconstruction_psnr_db", "mse")
+    generates: ClassVar = False
 
     name: Literal["autoencoder"] = "autoencoder"
     """The learning system."""
@@ -135,6 +141,7 @@ class DenoisingSystem(AutoencoderSystem):
     networks: ClassVar = (("encoder", "generator"), ("translator",))
     code: ClassVar = "agehpc.systems.denoising:Denoising"
     conditions: ClassVar = False
+    figures: ClassVar = ("restored_psnr_db", "corrupted_psnr_db", "mse")
 
     name: Literal["denoising"] = "denoising"  # type: ignore[assignment]
     """The learning system."""
@@ -154,6 +161,7 @@ class VaeSystem(SystemConfig):
     networks: ClassVar = (("encoder", "generator"),)
     code: ClassVar = "agehpc.systems.vae:Vae"
     conditions: ClassVar = True
+    figures: ClassVar = ("reconstruction_psnr_db", "mse", "bound_nats")
 
     name: Literal["vae"] = "vae"
     """The learning system."""
@@ -223,6 +231,8 @@ class Pix2pixSystem(Game, SystemConfig):
     code: ClassVar = "agehpc.systems.pix2pix:Pix2pix"
     least_stages: ClassVar = ("discriminator",)
     pairing: ClassVar = "paired"
+    figures: ClassVar = ("translation_psnr_db",)
+    generates: ClassVar = False
 
     name: Literal["pix2pix"] = "pix2pix"
     """The learning system."""
@@ -240,6 +250,8 @@ class CycleganSystem(Game, SystemConfig):
     code: ClassVar = "agehpc.systems.cyclegan:Cyclegan"
     least_stages: ClassVar = ("discriminators",)
     pairing: ClassVar = "unpaired"
+    figures: ClassVar = ("cycle_a_psnr_db", "cycle_b_psnr_db")
+    generates: ClassVar = False
 
     name: Literal["cyclegan"] = "cyclegan"
     """The learning system."""
@@ -262,6 +274,7 @@ class AgeSystem(Game, SystemConfig):
     takes_moments: ClassVar = True
     conditions: ClassVar = True
     least_stages: ClassVar = ("critics",)
+    figures: ClassVar = ("reconstruction_psnr_db",)
 
     name: Literal["age"] = "age"
     """The learning system."""
@@ -323,6 +336,7 @@ class AgeMomentsSystem(SystemConfig):
     takes_moments: ClassVar = True
     least_stages: ClassVar = ("encoder", "generator")
     shares_forward: ClassVar = False
+    figures: ClassVar = ("reconstruction_psnr_db",)
 
     name: Literal["age"] = "age"
     """The learning system."""

@@ -29,7 +29,16 @@ from agehpc.systems import build_system
 from agehpc.systems.base import Collectives
 from agehpc.train.checkpoint import restore_modules
 from agehpc.trained import Model
-from tests.systems.scenes import CHANNELS, CLASSES, FRAMES, INPUT_CHANNELS, LATENT, SIZE, config
+from tests.systems.scenes import (
+    CHANNELS,
+    CLASSES,
+    FRAMES,
+    INPUT_CHANNELS,
+    LATENT,
+    SIZE,
+    Scene,
+    config,
+)
 
 USES = ("encode", "generate", "sample", "translate", "restore", "critique")
 TRANSLATOR = {"translator": UnetConfig(width=2, max_width=4, dropout=0.0)}
@@ -95,6 +104,15 @@ def test_uses(system: SystemConfig, more: dict[str, Any], uses: str):
         else:
             assert first.shape == (2, CHANNELS, SIZE, SIZE)
             assert first.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("system", "more", "uses"), CAN, ids=IDS)
+def test_figures_are_told_beforehand(system: SystemConfig, more: dict[str, Any], uses: str):
+    scene = Scene(config(system, **more))
+    given = {f"{name}_psnr_db" for name in scene.system.compare(scene.players, scene.micro)}
+    given |= set(scene.system.score(scene.players, scene.micro))
+    assert given == set(system.figures)
+    assert system.generates == ("sample" in uses)
 
 
 @pytest.mark.parametrize(("system", "more", "uses"), CAN[:-2], ids=IDS[:-2])
