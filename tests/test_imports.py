@@ -15,6 +15,7 @@ MAX_LINES = 400
 ONLY_IN = {
     "deepspeed": ["agehpc.train.engines"],
     "ray": ["agehpc_tune"],
+    "optuna": ["agehpc_tune"],
     "triton": ["agehpc_kernels"],
     "decord": ["agehpc.data.by_decord"],
     "webdataset": ["agehpc.data"],
@@ -52,7 +53,10 @@ MAY_USE = {
     ],
     "agehpc.observe": ["agehpc.config", "agehpc.errors", "agehpc.files"],
     "agehpc_kernels": [],
-    "agehpc_tune": ["agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.recipes"],
+    "agehpc_tune": [
+        *("agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.recipes"),
+        "agehpc.evaluate.protocols",
+    ],
 }
 # Everything sees the version; the console script names its commands by these strings.
 FREE = "agehpc"
