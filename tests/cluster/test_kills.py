@@ -83,19 +83,40 @@ def test_the_time_limit(cluster: Cluster, shards: Path, reference: Path, tmp_pat
 
 @pytest.mark.slow
 def test_a_rank_that_hangs(cluster: Cluster, shards: Path, reference: Path, tmp_path: Path):
-    """Every collective has a time limit: the others end, then Slurm ends the one that hangs."""
+    """The watchdogs of the others say who hangs, and end; Slurm ends the one that does."""
     run = tmp_path / "run"
-    job = kills.submit(cluster, shards, run, "--cluster.timeout-minutes", "1")
+    job = kills.submit(cluster, shards, run, "--cluster.hang-minutes", "0.5")
     kills.wait_for_step(job, run, 7)
     kills.send([kills.ranks(job)[1]], kills.signal.SIGSTOP)
     held = time.monotonic()
     job.wait_until(lambda: "requeued for start 2" in job.log(), "end of the start", 240)
-    # The collective's minute, KillWait, and a loaded machine.
-    assert time.monotonic() - held < 60 + 40 + 60
-    assert "rank 0 on n1 has lost another rank" in job.log()
+    # The limit, KillWait, and a loaded machine.
+    assert time.monotonic() - held < 30 + 40 + 60
+    assert "rank 1 (it does not answer) hangs; the other 1 wait for it" in job.log()
+    assert "waits in allreduce" in (run / "logs" / "rank0.stacks").read_text()
     job.restart()
     assert job.wait()["JobState"] == "COMPLETED", job.log()
     kills.assert_equal_ends(reference, run)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_slow(cluster: Cluster, shards: Path, tmp_path: Path):
+    """Stopped most of the time, it is named with its host before the run ends."""
+    run = tmp_path / "run"
+    job = kills.submit(cluster, shards, run, "--train.kimg", "100")
+    kills.wait_for_step(job, run, 7)
+    slow = kills.ranks(job)[1]
+    for _ in range(400):
+        kills.send([slow], kills.signal.SIGSTOP)
+        time.sleep(0.4)
+        kills.send([slow], kills.signal.SIGCONT)
+        time.sleep(0.05)
+        if "is slow" in job.log():
+            break
+    assert "warning: rank 1 on n2 is slow: its own work takes" in job.log()
+    assert '"host": "n2"' in (run / "health.jsonl").read_text()
+    cluster.run("scancel", job.number)
+    job.wait("CANCELLED")
 
 
 @pytest.fixture
