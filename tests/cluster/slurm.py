@@ -175,12 +175,13 @@ class Cluster:
         That Slurm finds out, minutes later, is done here by hand.
         """
         (daemon,) = (d for d in self._daemons if node in d.args)  # type: ignore[operator]
-        daemon.kill()
-        daemon.wait()
-        self._daemons.remove(daemon)
-        for pid in job.processes(node):
+        tasks = job.processes(node)
+        # The steps' own daemons first: they would tell the controller how the batch script ended.
+        for pid in [*filter(_is_step_daemon, map(_parent, tasks)), daemon.pid, *tasks]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        daemon.wait()
+        self._daemons.remove(daemon)
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
 
     def _daemon(self, *command: str) -> None:
@@ -215,6 +216,20 @@ class Cluster:
                     raise AssertionError(f"no {what} in {seconds} s\n{self.logs()}")
                 return
             time.sleep(0.1)
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process; 0 where it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # Behind the name, which may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _is_step_daemon(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return b"slurmstepd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agehpc import checkpoints, cli
+from agehpc import cli, soundness
 from tests.cluster import kills
 from tests.cluster.slurm import Cluster
 from tests.train.runs import manifest, newest
@@ -147,7 +147,7 @@ def test_a_full_disk(cluster: Cluster, shards: Path, reference: Path, small_disk
     assert "No space left on device" in errors[0]
     assert "Traceback" not in log
     ballast.unlink()
-    checkpoints.verify(newest(run))
+    soundness.verify(newest(run))
 
     again = cluster.submit(f"--output={small_disk}/again.out", str(run / "submit.sh"))
     assert again.wait()["JobState"] == "COMPLETED", again.log()
