@@ -20,6 +20,7 @@ COMMANDS: Table = {
     "train": ("agehpc.train.command:main", "train a recipe, or resume its run"),
     "launch": ("agehpc.launch.command:main", "submit a training to Slurm"),
     "plan": ("agehpc.planning.command:main", "predict memory, traffic and speed on a cluster"),
+    "tune": ("agehpc_tune.command:main", "search settings: Bayesian and other sweeps of trainings"),
     "evaluate": ("agehpc.evaluate.command:main", "score samples: FID, KID, precision, recall, ..."),
     "sample": ("agehpc.generate:sample_main", "generate from a run's generator"),
     "reconstruct": ("agehpc.generate:reconstruct_main", "encode and decode samples with a run"),

@@ -55,7 +55,7 @@ MAY_USE = {
     "agehpc_kernels": [],
     "agehpc_tune": [
         *("agehpc.config", "agehpc.errors", "agehpc.files", "agehpc.recipes"),
-        "agehpc.evaluate.protocols",
+        *("agehpc.evaluate.protocols", "agehpc.cluster.environment", "agehpc.observe.metrics"),
     ],
 }
 # Everything sees the version; the console script names its commands by these strings.
