@@ -46,6 +46,7 @@ def make(loaded: "Loaded[TuneFlags]", cpus: int, nodes: int) -> Plan:
     space = Space.load(Path(flags.space), base)
     targets = _targets(flags.objective, base)
     check_search(flags.search, space, targets, flags.trials)
+    trials = len(space.grid()) if flags.search == "grid" else flags.trials
     resources, concurrent = _resources(flags, base, cpus, nodes)
     if base.cluster.threads == 0:
         # The score of a run depends on how many threads add its sums up.
@@ -57,11 +58,11 @@ def make(loaded: "Loaded[TuneFlags]", cpus: int, nodes: int) -> Plan:
         search=flags.search,
         space=space.describe(),
         objectives=tuple(spec.Target(name=one.name, mode=one.mode) for one in targets),
-        trials=flags.trials,
+        trials=trials,
         seed=flags.seed,
         asha=_asha(flags, base, space),
         resources=resources,
-        max_concurrent=min(concurrent, flags.trials),
+        max_concurrent=min(concurrent, trials),
         cwd=str(Path.cwd()),
         versions=spec.versions(),
     )

@@ -46,9 +46,13 @@ class Asked:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Asked":
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._caught)
+        self._before = self.listen()
         return self
+
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take the signals, once more where somebody else has; return who had them."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+        return {number: signal.signal(number, self._caught) for number in numbers}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -85,6 +89,7 @@ def run(
         asked = stack.enter_context(Asked())
         stack.callback(display.close)
         cluster = stack.enter_context(Cluster(place, cpus, gpus, out))
+        asked.listen()  # Ray has taken SIGTERM
         _check_fits(spec)
         lost = _drive(out, spec, base, space, record, display, asked, cluster.healthy)
         for trial in record.trials:
