@@ -10,6 +10,13 @@ agehpc_newest_checkpoint() {
     echo "$newest"
 }
 
+# How far a sweep is: another text once a trial has begun, ended or been saved.
+agehpc_sweep_progress() {
+    local state=$1/state.json
+    if [[ ! -f $state ]]; then return; fi
+    { cat "$state" && printf '%s\n' "$1"/trials/*/checkpoints/step-*/manifest.json; } | cksum
+}
+
 # Ends the job at once where an earlier job of its chain has left nothing to do.
 agehpc_end_of_chain() {
     local mark=$AGEHPC_RUN/control/chain-${AGEHPC_CHAIN:-}

@@ -32,10 +32,17 @@ agehpc_layout() {
 # Sets the same for one task that has all of one node.
 agehpc_layout_node() {
     if ((SLURM_NNODES > 1)); then agehpc_fail "one node is wanted: submit with --nodes=1"; fi
+    agehpc_layout_nodes
+}
+
+# Sets the same for a task on each node that has all of it.
+agehpc_layout_nodes() {
+    local where="$SLURM_JOB_NODELIST"
     AGEHPC_GPUS=$(agehpc_gpus_per_node)
     AGEHPC_TASKS=1
     AGEHPC_CPUS=$(agehpc_cpus_per_node)
-    agehpc_say "one task on $SLURM_JOB_NODELIST has $AGEHPC_CPUS CPUs and $AGEHPC_GPUS GPUs"
+    if ((SLURM_NNODES > 1)); then where="each of $SLURM_NNODES nodes ($where)"; fi
+    agehpc_say "one task on $where has $AGEHPC_CPUS CPUs and $AGEHPC_GPUS GPUs"
 }
 
 # Exports where the ranks meet. They work out their numbers themselves, from srun's variables.

@@ -1,4 +1,4 @@
-"""Sweeps of the stand-in, in processes of their own: `python -m tests.tune.sweeps FLAGS`."""
+"""Sweeps of the stand-in, in processes of their own: `python -m tests.tune.sweeps tune FLAGS`."""
 
 import contextlib
 import json
@@ -20,7 +20,9 @@ SPACE = "players.autoencoder.optim.lr: {log_uniform: [1e-5, 1e-1]}\n"
 class Sweep:
     """A sweep directory and the drivers that run in it, one after another."""
 
-    def __init__(self, folder: Path, *flags: str, space: str = SPACE, pause_s: float = 0.02) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, space: str = SPACE, pause_s: float = 0.02
+    ) -> None:
         self.out = folder / "sweep"
         (folder / "space.yaml").write_text(space)
         words = ["mnist_autoencoder", "--data.shards", "none", "--train.kimg", "10"]
@@ -34,7 +36,7 @@ class Sweep:
         words = ["--resume", "--out", str(self.out)] if resume else self._start
         with self._log.open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.tune.sweeps", *words, *flags],
+                [sys.executable, "-m", "tests.tune.sweeps", "tune", *words, *flags],
                 cwd=ROOT,
                 env=self._environ,
                 stdout=log,
@@ -116,4 +118,4 @@ if __name__ == "__main__":
 
     sweep.TRAIN = (sys.executable, "-m", "tests.tune.stand_in")
     command._check_training = lambda *_: None  # there are no shards
-    sys.exit(main(["tune", *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))

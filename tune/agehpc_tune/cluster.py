@@ -69,6 +69,16 @@ def _prepare_environment(local: bool, token: str) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(part).absolute()) for part in parts)
 
 
+def _ignore_requests() -> None:
+    """Let what is started from here outlive a request to save.
+
+    Slurm sends it to every process of a step. The driver takes it; it asks the trials to save, and
+    ends Ray when they have.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
 def _short_folder() -> str:
     """Return a new folder whose name leaves room for those of Ray's sockets."""
     limit = 107 - len(_SOCKET)
@@ -102,6 +112,7 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         token = secrets.token_hex(32)
+        _ignore_requests()
         _prepare_environment(self._place.world_size == 1, token)
         self._folder = _short_folder()
         try:
@@ -163,8 +174,8 @@ def join(place: Environment, cpus: int, gpus: int, out: Path) -> int:
     """Be a node of the Ray that the first task of srun starts, until that is over."""
     head = _head_file(out, os.environ)
     stopped = []
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        # The first node asks the trials to save, and ends Ray when they have.
+    _ignore_requests()
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(1))
     _wait(lambda: _read(head) is not None, f"the first node's {head}", lambda: bool(stopped))
     told = _read(head)
@@ -195,7 +206,7 @@ def join(place: Environment, cpus: int, gpus: int, out: Path) -> int:
         except subprocess.TimeoutExpired:
             node.kill()
             node.wait()
-    return EXIT_DONE if code is None else EXIT_LOST
+    return EXIT_DONE if code is None or stopped else EXIT_LOST
 
 
 def _address(place: Environment) -> str:

@@ -173,8 +173,9 @@ def _run(out: Path, made: Any, place: Environment, cpus: int, as_json: bool) -> 
     say = sys.stdout.write
     say(f"{ended} of {made.spec.trials} trials have ended")
     say(f"; go on with agehpc tune --resume --out {out}\n" if ended < made.spec.trials else "\n")
-    if best is None:
+    if best is None and ended == made.spec.trials:
         say("no trial was trained to its end; their logs are trials/*/logs/trial.log\n")
+    if best is None:
         return code
     scores = ", ".join(f"{name} {value:.5g}" for name, value in best.objectives.items())
     say(f"best: trial {best.number}, {scores}\n")

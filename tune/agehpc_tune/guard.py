@@ -34,6 +34,8 @@ def main() -> int:
         asked = True
 
     signal.signal(signal.SIGTERM, ask)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # of Slurm, for the ranks
+        signal.signal(number, signal.SIG_IGN)
     log = Path(job["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

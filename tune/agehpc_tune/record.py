@@ -36,6 +36,8 @@ class Trial:
     seconds: float = 0.0
     objectives: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    node: str = ""
+    """Where it ran last."""
 
     @property
     def name(self) -> str:

@@ -46,7 +46,8 @@ class Recorded(Searcher):
         trials: how many in all.
         live: how many at once.
         config: Ray's configuration of a trial.
-        healthy: whether Ray is; what ends while it is not has not ended.
+        counts: whether an end, with an error or without, is the trial's own: not where Ray is gone
+            or a signal has come.
         listener: is told.
     """
 
@@ -60,14 +61,14 @@ class Recorded(Searcher):
         trials: int,
         live: int,
         config: Callable[[Trial], dict[str, Any]],
-        healthy: Callable[[], bool],
+        counts: Callable[[bool], bool],
         listener: Listener,
     ) -> None:
         super().__init__()
         self._inner, self._record, self._out = inner, record, out
         self._names = [objective.name for objective in objectives]
         self._trials, self._live = trials, live
-        self._config, self._healthy, self._listener = config, healthy, listener
+        self._config, self._counts, self._listener = config, counts, listener
         self._of: dict[str, Trial] = {}
         # Seconds of a trial before its present process, and of that one.
         self._seconds = {trial.number: (trial.seconds, 0.0) for trial in record.trials}
@@ -119,7 +120,7 @@ class Recorded(Searcher):
     ) -> None:
         """Take in how a trial has ended, and let the search algorithm learn it."""
         with self.lock:
-            if not self._healthy():
+            if not self._counts(error):
                 return
             trial = self._of.pop(trial_id)
             result = result or {}
@@ -137,7 +138,7 @@ class Recorded(Searcher):
 
     def _take(self, trial: Trial, result: dict[str, Any]) -> None:
         if "kimg" in result:
-            trial.kimg = max(trial.kimg, result["kimg"])
+            trial.kimg, trial.node = max(trial.kimg, result["kimg"]), result["node"]
             before, last = self._seconds.get(trial.number, (0.0, 0.0))
             if result["seconds"] < last:
                 before += last

@@ -89,7 +89,7 @@ def run(
         asked = stack.enter_context(Asked())
         stack.callback(display.close)
         cluster = stack.enter_context(Cluster(place, cpus, gpus, out))
-        asked.listen()  # Ray has taken SIGTERM
+        asked.listen()  # Ray takes SIGTERM for itself, and what it starts is to ignore the others
         _check_fits(spec)
         lost = _drive(out, spec, base, space, record, display, asked, cluster.healthy)
         for trial in record.trials:
@@ -98,7 +98,7 @@ def run(
         if lost:
             display.close()
             cluster.__exit__()
-            _leave(out)
+            _leave(out, asked.code)
     if asked.code is not None and not all(trial.ended for trial in record.trials):
         return record, asked.code
     return record, _exit_code(record)
@@ -108,15 +108,16 @@ def _exit_code(record: Record) -> int:
     return EXIT_DONE if any(trial.state == "done" for trial in record.trials) else EXIT_FAILURE
 
 
-def _leave(out: Path) -> None:
+def _leave(out: Path, asked: int | None) -> None:
     """End the process where Ray, whose threads wait for what is gone, would not let it end."""
     sys.stdout.flush()
-    sys.stderr.write(
-        "error: Ray's processes on this machine have ended, killed or for want of memory; nothing "
-        f"is lost: agehpc tune --resume --out {out}\n"
-    )
-    sys.stderr.flush()
-    os._exit(EXIT_LOST)
+    if asked is None:  # else they had the same signal
+        sys.stderr.write(
+            "error: Ray's processes on this machine have ended, killed or for want of memory; "
+            f"nothing is lost: agehpc tune --resume --out {out}\n"
+        )
+        sys.stderr.flush()
+    os._exit(EXIT_LOST if asked is None else asked)
 
 
 def _check_fits(spec: Spec) -> None:
@@ -187,7 +188,7 @@ def _drive(
         trials=spec.trials,
         live=spec.max_concurrent,
         config=config,
-        healthy=healthy,
+        counts=lambda error: healthy() and not (error and asked.code is not None),
         listener=display,
     )
     rungs = None

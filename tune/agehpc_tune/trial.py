@@ -4,6 +4,7 @@ A class of Ray's and no function: Ray stops a class by calling `cleanup`, which 
 ranks have saved. A function learns of it at its next report, and its process is gone before that.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class TrialError(RuntimeError):
 class Trial(tune.Trainable):
     """A run of `config["command"]` in `config["run"]`, resumed where it was begun before.
 
-    Reports have `kimg`, `seconds`, `state` (running, done, diverged) and, at an evaluation, the
-    objectives. The last one comes when the processes have ended.
+    Reports have `kimg`, `seconds`, `node`, `state` (running, done, diverged) and, at an evaluation,
+    the objectives. The last one comes when the processes have ended.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -91,7 +92,9 @@ class Trial(tune.Trainable):
     def _report(self, kimg: float, score: Score | None = None) -> dict[str, Any]:
         seconds = time.monotonic() - self._started
         values = {} if score is None else score.values
-        return {"kimg": kimg, "seconds": seconds, "state": self._state, **values}
+        node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        about = {"kimg": kimg, "seconds": seconds, "state": self._state, "node": node}
+        return about | values
 
     def cleanup(self) -> None:
         """Stop what still runs; it saves first."""
