@@ -34,7 +34,7 @@ def scores(run: Path, names: Sequence[str]) -> list[Score]:
     for row in read(run / "evaluations.jsonl"):
         if "value" in row:
             at = by_step.setdefault(row["step"], {"kimg": row["kimg"]})
-            at.setdefault(row["metric"], row["value"])
+            at[row["metric"]] = row["value"]
     found = []
     for step, at in sorted(by_step.items()):
         values = {name: at[name] for name in names if name in at}

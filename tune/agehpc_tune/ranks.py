@@ -97,7 +97,10 @@ class Ranks:
 
     def poll(self) -> int | None:
         """Return the exit code of the ranks, None while any runs."""
-        return self._guard.poll()
+        code = self._guard.poll()
+        if code is not None:
+            self.ask()
+        return code
 
     def ask(self) -> None:
         """Ask the ranks to save and end."""
