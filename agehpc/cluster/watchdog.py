@@ -12,6 +12,7 @@ written by a thread of C (faulthandler), and others, or srun, end it.
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import threading
 import time
@@ -52,7 +53,7 @@ class Watchdog:
     Args:
         env: this rank's place.
         folder: of the files of stacks, `rankN.stacks`.
-        limit_s: seconds without progress of any rank that are a hang.
+        limit_s: seconds without progress of any rank that are a hang; infinite for never.
         place: where this rank is.
         often: called every few seconds, on the watchdog's thread.
         record: keeps a row about a hang; one rank calls it.
@@ -97,7 +98,7 @@ class Watchdog:
                 self._env.master_port,
                 is_master=False,
                 wait_for_workers=False,
-                timeout=timedelta(seconds=_PATIENCE + self._limit),
+                timeout=timedelta(seconds=_PATIENCE + min(self._limit, 3600.0)),
             )
         self._since = time.monotonic()
         self._thread.start()
@@ -113,6 +114,11 @@ class Watchdog:
         self._stacks.close()
         if self._path.stat().st_size == 0:
             self._path.unlink()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since any rank made progress, as far as this one knows."""
+        return max(0.0, time.monotonic() - self._since)
 
     @property
     def _done(self) -> int:
@@ -131,7 +137,8 @@ class Watchdog:
                 self._since += now - woke
             woke = now
             assert self._stacks is not None
-            faulthandler.dump_traceback_later(self._limit, file=self._stacks)
+            if math.isfinite(self._limit):
+                faulthandler.dump_traceback_later(self._limit, file=self._stacks)
             if (new := self._done) != done:
                 done, self._since = new, now
             self._ask()

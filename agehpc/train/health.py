@@ -4,6 +4,7 @@
 keeps what was found wrong. Neither is read by a start.
 """
 
+import math
 import os
 import statistics
 import time
@@ -40,6 +41,7 @@ class Health:
         groups: the process groups that training uses.
         meter: knows what the rank is doing.
         console: is told of stragglers.
+        progress: the counters at the start.
     """
 
     def __init__(
@@ -50,30 +52,28 @@ class Health:
         groups: Iterable[dist.ProcessGroup],
         meter: Meter,
         console: Console,
+        progress: Progress,
     ) -> None:
         self._config, self._env, self._run, self._meter = config, ranks.env, run, meter
         self._console = console
         self._hosts: list[str] = [ranks.env.hostname] * ranks.env.world_size
         dist.all_gather_object(self._hosts, ranks.env.hostname)
         self._waits = Waits(groups, ranks.device, lambda: meter.phase in ("train", "data"))
-        self._progress = Progress()
+        self._progress = progress
         self._rates: Rates | None = None
         self._slow: dict[int, int] = {}
-        self._done, self._written, self._alive = 0, 0.0, time.time()
+        self._written = 0.0
         self._told: dict[str, Any] = {"state": "running"}
         self._stack = ExitStack()
         cluster = config.cluster
         minutes = cluster.hang_minutes
         self._limit = 60 * (0.8 * cluster.timeout_minutes if minutes is None else minutes)
-        self._dog: Watchdog | None = None
-        if self._limit:
-            given = self._env, run / "logs", self._limit
-            self._dog = Watchdog(*given, self._place, self._heartbeat, self._record)
+        given = self._env, run / "logs", self._limit or math.inf
+        self._dog = Watchdog(*given, self._place, self._heartbeat, self._record)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._waits)
-        if self._dog is not None:
-            self._stack.enter_context(self._dog)
+        self._stack.enter_context(self._dog)
         self._write()
         return self
 
@@ -94,10 +94,8 @@ class Health:
 
     def beat(self, progress: Progress | None = None) -> None:
         """Something has been done: a step, after which the counters are these, or less. Cheap."""
-        self._done += 1
         self._progress = self._progress if progress is None else progress
-        if self._dog is not None:
-            self._dog.beat()
+        self._dog.beat()
 
     def beating(self, check: Callable[[], None]) -> Callable[[], None]:
         """The check of a long work's every batch, which shows that it goes on."""
@@ -159,17 +157,15 @@ class Health:
             self._write()
 
     def _write(self) -> None:
-        """Write the heartbeat, on rank 0; `progressed` is when something was done last."""
+        """Write the heartbeat, on rank 0; `progressed` is when any rank did something last."""
         if self._env.rank > 0:
             return
         now = self._written = time.time()
-        if self._done:
-            self._alive, self._done = now, 0
         left = self._config.train.kimg * 1000 - self._progress.samples_seen
         told: dict[str, Any] = {
             **self._told,
             "time": now,
-            "progressed": self._alive,
+            "progressed": now - self._dog.silent_s,
             "phase": self._meter.phase,
             "step": self._progress.step,
             "kimg": self._progress.kimg,

@@ -104,7 +104,7 @@ class Trainer:
         self.best = together(self._open_rank0)
         self.meter = Meter()
         groups = process_groups(self.engines.values())
-        self.health = Health(config, ranks, run, groups, self.meter, console)
+        self.health = Health(config, ranks, run, groups, self.meter, console, self.progress)
         self.writer = Writer(run, config.train, ranks.env, console, self.health.beat)
         self.flag = StopFlag(run / "control" if self.speaks else None)
         self.scorer: Scorer | None = None

@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.latent.runs import pack_images
-from tests.train.runs import Ended, Training, rows
+from tests.train.runs import Ended, Training, rows, train_in_fork
 from tests.train.small import flags, kimg
 from tests.train.unwell import break_it
 
@@ -91,6 +92,34 @@ def test_a_long_look_is_no_hang(shards: Path, tmp_path: Path):
     limit = ["--cluster.hang-minutes", "0.2", "--evaluate.every-kimg", kimg(2)]
     ended, _ = train(shards, tmp_path, 2, *limit, LONG="24")
     assert ended.codes == [0, 0], ended.output
+
+
+def test_the_heart_beats_where_no_hang_is_looked_for(shards: Path, tmp_path: Path):
+    """Else a run without a watchdog would count as killed after a minute."""
+    run = tmp_path / "run"
+    words = flags(shards, run, 10, "--cluster.hang-minutes", "0")
+    env = {"HANG_AT": "3", "HANG_IN": "sleep"}
+    training = Training(words, tmp_path / "log", env=env, patch=break_it)
+    try:
+        deadline = time.monotonic() + 240
+        times = set[float]()
+        while len(times) < 2:
+            assert time.monotonic() < deadline, training.output()
+            time.sleep(0.2)
+            if (run / "heartbeat.json").exists() and (beat := heartbeat(run))["step"] == 3:
+                times.add(beat["time"])
+        assert beat["state"] == "running"
+    finally:
+        training.signal(signal.SIGKILL)
+        training.end()
+
+
+def test_a_start_that_has_nothing_to_do_tells_the_whole(shards: Path, tmp_path: Path):
+    words = flags(shards, tmp_path / "run", 2)
+    for log in ("first", "second"):
+        assert train_in_fork(words, tmp_path / log)[0] == 0
+        beat = heartbeat(tmp_path / "run")
+        assert (beat["state"], beat["step"], beat["kimg"]) == ("done", 2, float(kimg(2)))
 
 
 def test_a_figure_that_is_not_finite_is_laid_to_its_rank(shards: Path, tmp_path: Path):
