@@ -57,6 +57,7 @@ class Watchdog:
         place: where this rank is.
         often: called every few seconds, on the watchdog's thread.
         record: keeps a row about a hang; one rank calls it.
+        bounded: whether this rank is in what ends by itself, and so counts as progress.
         end: ends the process; given by tests.
     """
 
@@ -68,10 +69,12 @@ class Watchdog:
         place: Callable[[], Place],
         often: Callable[[], None],
         record: Callable[[dict[str, Any]], None],
+        bounded: Callable[[], bool] = lambda: False,
         end: Callable[[int], Any] = os._exit,
     ) -> None:
         self._env, self._folder, self._limit = env, folder, limit_s
-        self._place, self._often, self._record, self._end = place, often, record, end
+        self._place, self._often, self._record = place, often, record
+        self._bounded, self._end = bounded, end
         self._period = min(5.0, max(0.05, limit_s / 40))
         self._beats = 0
         self._told = 0
@@ -112,8 +115,9 @@ class Watchdog:
         self._thread.join(_PATIENCE)
         assert self._stacks is not None
         self._stacks.close()
-        if self._path.stat().st_size == 0:
-            self._path.unlink()
+        with contextlib.suppress(FileNotFoundError):  # the folder may have been cleared
+            if self._path.stat().st_size == 0:
+                self._path.unlink()
 
     @property
     def silent_s(self) -> float:
@@ -139,6 +143,8 @@ class Watchdog:
             assert self._stacks is not None
             if math.isfinite(self._limit):
                 faulthandler.dump_traceback_later(self._limit, file=self._stacks)
+            if self._bounded():
+                self.beat()
             if (new := self._done) != done:
                 done, self._since = new, now
             self._ask()
@@ -169,7 +175,10 @@ class Watchdog:
         place, env = self._place(), self._env
         mine = {"rank": env.rank, "host": env.hostname, **vars(place)}
         _within(_PATIENCE, lambda: self._write(place, silent_s))
-        told = _within(self._grace + _PATIENCE, lambda: self._exchange(mine)) or {env.rank: mine}
+        told = _within(self._grace + _PATIENCE, lambda: self._exchange(mine))
+        if told is None:  # rank 0 or its node keeps the store: of the others nothing is known
+            known = [0] if env.rank == 0 else range(1, env.world_size)
+            told = dict.fromkeys(known, mine)
         if env.rank == min(told) or (0 not in told and env.local_rank == 0):
             text, hung = verdict(told, env.world_size, silent_s)
             text += f"; stacks of all ranks: {self._folder}/rank*.stacks"

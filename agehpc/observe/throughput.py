@@ -61,13 +61,19 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._outside: str | None = None
-        self._waiting = False
+        self._waiting: float | None = None
         self._reset()
 
     @property
     def phase(self) -> str:
         """What is going on: a span's name, `data` where it is waited for, else `train`."""
-        return self._outside or ("data" if self._waiting else "train")
+        return self._outside or ("train" if self._waiting is None else "data")
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that data has been waited for now; 0 where it is not."""
+        began = self._waiting
+        return 0.0 if began is None else self._clock() - began
 
     def add(self, samples: int) -> None:
         """Count the samples of a finished step, over all ranks."""
@@ -76,12 +82,11 @@ class Meter:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Time spent inside is waiting for data."""
-        start = self._clock()
-        self._waiting = True
+        start = self._waiting = self._clock()
         try:
             yield
         finally:
-            self._waiting = False
+            self._waiting = None
             self._waited += self._clock() - start
 
     @contextmanager

@@ -20,6 +20,7 @@ from agehpc.cluster.groups import Ranks
 from agehpc.cluster.waits import Waits
 from agehpc.cluster.watchdog import Place, Watchdog
 from agehpc.config.schema import Config
+from agehpc.data.shards import url_of
 from agehpc.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RESTART, AgehpcError
 from agehpc.observe.console import Console
 from agehpc.observe.metrics import MetricsLog
@@ -69,7 +70,7 @@ class Health:
         minutes = cluster.hang_minutes
         self._limit = 60 * (0.8 * cluster.timeout_minutes if minutes is None else minutes)
         given = self._env, run / "logs", self._limit or math.inf
-        self._dog = Watchdog(*given, self._place, self._heartbeat, self._record)
+        self._dog = Watchdog(*given, self._place, self._heartbeat, self._record, self._is_fetching)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._waits)
@@ -151,6 +152,12 @@ class Health:
     def _place(self) -> Place:
         at = f"step {self._progress.step}, {self._meter.phase}"
         return Place(at, self._waits.within, self._waits.count)
+
+    def _is_fetching(self) -> bool:
+        """Whether the rank waits for a URL's file, which fails by a deadline of its own."""
+        data = self._config.data
+        remote = any(url_of(folder) for folder in data.folders)
+        return remote and 0 < self._meter.waiting_s < 60 * (data.fetch_minutes + 1)
 
     def _heartbeat(self) -> None:
         if self._env.rank == 0 and time.time() - self._written > _EVERY:
