@@ -13,6 +13,12 @@ NAME = "heartbeat.json"
 LOG = "health.jsonl"
 SILENT_S = 60.0
 """A heartbeat comes every few seconds: after this long without one the process is gone."""
+_KINDS = (
+    (float | int, ("time", "progressed", "total_kimg")),
+    (float | int | None, ("step", "kimg", "samples_per_s", "eta_s", "hang_s")),
+    (str, ("state",)),
+    (str | None, ("why", "phase", "job")),
+)
 
 
 def write(run: Path, told: Mapping[str, Any]) -> None:
@@ -26,12 +32,15 @@ def write(run: Path, told: Mapping[str, Any]) -> None:
 
 
 def read(run: Path) -> dict[str, Any] | None:
-    """The heartbeat of a run; None where there is none that can be read."""
+    """The heartbeat of a run; None where there is none that can be read, or it is damaged."""
     try:
         told = json.loads((run / NAME).read_text())
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    if not isinstance(told, dict):
+        return None
+    sound = all(isinstance(told.get(name), kind) for kind, names in _KINDS for name in names)
+    return told if sound else None
 
 
 def last_row(path: Path) -> dict[str, Any] | None:
@@ -50,20 +59,20 @@ def state(run: Path, now: float | None = None) -> tuple[str, str]:
     """The state of a run, and why.
 
     `running`, `hung`, `stopped`, `done`, `diverged`, `failed`, or `unknown` where it has no
-    heartbeat.
+    heartbeat that can be read.
     """
     now = time.time() if now is None else now
     beat = read(run)
     if beat is None:
-        return "unknown", f"no {NAME}"
-    if beat.get("state") != "running":
-        return str(beat.get("state")), str(beat.get("why") or "")
-    progressed = beat.get("progressed", 0.0)
+        return "unknown", f"no {NAME} that can be read"
+    if beat["state"] != "running":
+        return beat["state"], beat.get("why") or ""
+    progressed = beat["progressed"]
     row = last_row(run / LOG)
     if row is not None and row.get("event") == "hang" and row.get("time", 0.0) > progressed:
         ranks = ", ".join(str(rank.get("rank")) for rank in row.get("ranks", []))
         return "hung", f"ended by its watchdog; rank {ranks} did not go on"
-    if now - beat.get("time", 0.0) > SILENT_S:
+    if now - beat["time"] > SILENT_S:
         return "stopped", "killed, or its node failed"
     limit = beat.get("hang_s") or math.inf
     if now - progressed > limit:

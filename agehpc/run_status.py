@@ -1,6 +1,7 @@
 """`agehpc status [RUN ...]`: how far runs are, and whether they are well. Without torch."""
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -44,15 +45,20 @@ def main(argv: list[str]) -> int:
 
 
 def find(path: Path, depth: int) -> Iterator[Path]:
-    """The runs at a path or below it; RunError where there is no such folder."""
+    """The runs at a path or below it; RunError where there is no such folder.
+
+    Folders below it that cannot be read, as those of other users, are passed over.
+    """
     if not path.is_dir():
         raise RunError(f"{path} is no folder")
     if (path / NAME).is_file():
         yield path
     elif depth:
         for inner in sorted(path.iterdir()):
-            if inner.is_dir() and inner.name not in _INSIDE and not inner.name.startswith("."):
-                yield from find(inner, depth - 1)
+            if inner.name not in _INSIDE and not inner.name.startswith("."):
+                with contextlib.suppress(PermissionError):
+                    if inner.is_dir():
+                        yield from find(inner, depth - 1)
 
 
 def row_of(run: Path) -> dict[str, Any]:
@@ -61,12 +67,12 @@ def row_of(run: Path) -> dict[str, Any]:
     state, why = heartbeat.state(run)
     alive = state == "running"
     names = sorted(p.parent.name for p in (run / "checkpoints").glob("step-*/manifest.json"))
-    figure = heartbeat.last_row(run / "evaluations.jsonl")
+    figure = heartbeat.last_row(run / "evaluations.jsonl") or {}
     return {
         "run": str(run),
         "state": state,
         "why": why,
-        "age_s": time.time() - beat["time"] if "time" in beat else None,
+        "age_s": time.time() - beat["time"] if beat else None,
         "phase": beat.get("phase") if alive else None,
         "step": beat.get("step"),
         "kimg": beat.get("kimg"),
@@ -74,7 +80,7 @@ def row_of(run: Path) -> dict[str, Any]:
         "samples_per_s": beat.get("samples_per_s") if alive else None,
         "eta_s": beat.get("eta_s") if alive else None,
         "checkpoint": max(names, key=lambda name: (len(name), name), default=None),
-        "figure": figure and {k: figure.get(k) for k in ("metric", "value", "kimg")},
+        "figure": {k: figure.get(k) for k in ("metric", "value", "kimg")} if figure else None,
         "hosts": beat.get("hosts"),
         "job": beat.get("job") or _job_of(run),
     }
@@ -100,7 +106,7 @@ def squeue(jobs: Iterable[str]) -> dict[str, str]:
         return {}
     found = {}
     for line in done.stdout.splitlines():  # an error, where all of them are over and forgotten
-        job, state, reason = line.split("|", 2)
+        job, state, reason = (*line.split("|", 2), "", "")[:3]
         found[job] = state if reason in ("None", "") else f"{state} ({reason})"
     return found
 
@@ -121,7 +127,10 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     def shown(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    figure, kimg = row["figure"], ""
+    figure, kimg = row["figure"] or {}, ""
+    value = figure.get("value")
+    if isinstance(value, float | int):  # one that is not finite is written as a text
+        value = format(value, ".4g")
     if row["kimg"] is not None:
         kimg = f"{row['kimg']:.{2 if row['total_kimg'] < 10 else 1}f}/{row['total_kimg']:g}"
     job = row["job"] or ""
@@ -133,7 +142,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "samples/s": shown(row["samples_per_s"], ".1f"),
         "eta": "" if row["eta_s"] is None else duration(row["eta_s"]),
         "checkpoint": row["checkpoint"] or "",
-        "figure": f"{figure['metric']} {figure['value']:.4g}" if figure else "",
+        "figure": f"{figure['metric']} {value}" if value is not None else "",
         "job": f"{job} {row['queue']}" if row.get("queue") else job,
         "why": row["why"].splitlines()[0][:100] if row["why"] else "",
     }

@@ -89,6 +89,59 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert line.endswith("42 PENDING (Priority)")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"state": "running", "time": null, "progressed": 1, "total_kimg": 1}',
+        '{"state": "done", "time": "now", "progressed": 1, "total_kimg": 1}',
+        '{"state": "done", "time": 1, "progressed": 1, "kimg": 1}',
+        '{"state": "done", "time": 1, "progressed": 1, "total_kimg": 1, "job": 42}',
+        b"\xff",
+    ],
+)
+def test_a_heartbeat_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str | bytes
+):
+    make(tmp_path / "sound")
+    path = make(tmp_path / "damaged") / "heartbeat.json"
+    path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    states = {Path(row["run"]).name: row["state"] for row in shown(capsys, str(tmp_path))}
+    assert states == {"sound": "running", "damaged": "unknown"}
+    assert cli.main(["status", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "cell"), [({"metric": "fid", "value": "NaN"}, "fid NaN"), ({"other": 1}, "")]
+)
+def test_figures_that_are_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], cell: str
+):
+    (make(tmp_path / "run") / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
+    assert cli.main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(cell or "2h03m")
+
+
+def test_folders_of_others_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    make(tmp_path / "mine")
+    (tmp_path / "theirs").mkdir()
+    inner = Path.iterdir
+
+    def refused(path: Path) -> Any:
+        if path.name == "theirs":  # tests may run as root, whom nobody refuses
+            raise PermissionError(13, "Permission denied", str(path))
+        return inner(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert [Path(row["run"]).name for row in shown(capsys, str(tmp_path))] == ["mine"]
+    assert cli.main(["status", str(tmp_path / "theirs")]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["status", str(tmp_path)]) == 1
     assert "error: no run in" in capsys.readouterr().err
