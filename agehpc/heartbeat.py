@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agehpc.errors import redact
 from agehpc.files import write_text
 
 NAME = "heartbeat.json"
@@ -22,9 +23,11 @@ _KINDS = (
 
 
 def write(run: Path, told: Mapping[str, Any]) -> None:
-    """Write a heartbeat, atomically; what is not finite becomes null. OSError."""
+    """Write a heartbeat, atomically: null for what is not finite, no credentials. OSError."""
 
     def plain(value: Any) -> Any:
+        if isinstance(value, str):  # errors of libraries quote URLs as they are
+            return redact(value)
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     whole = {name: plain(value) for name, value in told.items()}

@@ -89,6 +89,14 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert line.endswith("42 PENDING (Priority)")
 
 
+def test_no_credentials_are_written(tmp_path: Path):
+    run = make(tmp_path / "run", state="failed", why="no https://me:secret@host/x?token=hidden here")
+    text = (run / "heartbeat.json").read_text()
+    assert "secret" not in text
+    assert "hidden" not in text
+    assert heartbeat.state(run) == ("failed", "no https://***@host/x?*** here")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
