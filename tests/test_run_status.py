@@ -90,7 +90,9 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
 
 
 def test_no_credentials_are_written(tmp_path: Path):
-    run = make(tmp_path / "run", state="failed", why="no https://me:secret@host/x?token=hidden here")
+    run = make(
+        tmp_path / "run", state="failed", why="no https://me:secret@host/x?token=hidden here"
+    )
     text = (run / "heartbeat.json").read_text()
     assert "secret" not in text
     assert "hidden" not in text
