@@ -9,19 +9,21 @@ import json
 import os
 import platform
 import resource
+import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agehpc import __version__
 from agehpc.cluster.environment import Environment, resolve
-from agehpc.errors import EXIT_DONE, EXIT_FAILURE, AgehpcError, LostRankError
+from agehpc.errors import EXIT_DONE, EXIT_FAILURE, AgehpcError, LostRankError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help goes without
     import torch
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> int:
 
     try:
         with process_group(env, "cpu", 1, flags.timeout_minutes) as ranks:
-            findings = check(ranks, Path(flags.out), flags)
+            findings, hosts = check(ranks, Path(flags.out), flags)
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> int:
         ) from None
     failed = any(finding.status == "fail" for finding in findings)
     if env.rank == 0:
-        sys.stdout.write(_shown(findings, as_json=flags.json))
+        sys.stdout.write(_shown(findings, hosts, as_json=flags.json))
     return EXIT_FAILURE if failed else EXIT_DONE
 
 
@@ -84,11 +86,16 @@ def _flags(argv: list[str]) -> argparse.Namespace:
     add("--least-gib", type=float, default=10.0, help="least free space in --out and TMPDIR")
     add("--timeout-minutes", type=float, default=2.0, help="how long ranks wait for each other")
     add("--json", action="store_true", help="print the findings as JSON")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    if flags.mib < 1:
+        raise UsageError(f"--mib {flags.mib}: an all-reduce is of 1 MiB at least")
+    if not flags.timeout_minutes > 0:
+        raise UsageError(f"--timeout-minutes {flags.timeout_minutes:g} must be more than 0")
+    return flags
 
 
-def check(ranks: "Ranks", out: Path, flags: argparse.Namespace) -> list[Finding]:
-    """What all checks find, the same on all ranks. Collective."""
+def check(ranks: "Ranks", out: Path, flags: argparse.Namespace) -> tuple[list[Finding], int]:
+    """What all checks find, the same on all ranks, and the number of hosts. Collective."""
     import torch.distributed as dist
 
     env = ranks.env
@@ -98,8 +105,10 @@ def check(ranks: "Ranks", out: Path, flags: argparse.Namespace) -> list[Finding]
     everyone: list[Facts] = [mine] * env.world_size
     dist.all_gather_object(everyone, mine)
     whole = flags.device != "cpu" and all(told["gpu"] for told in everyone)
-    everyone = _reduce(env, everyone, flags.mib, gpu=whole)
-    return judge(everyone, flags.device, flags.least_gb_s, flags.least_gib)
+    timeout = timedelta(minutes=flags.timeout_minutes)
+    everyone = _reduce(env, everyone, flags.mib, timeout, gpu=whole)
+    findings = judge(everyone, flags.device, flags.least_gb_s, flags.least_gib)
+    return findings, len({told["host"] for told in everyone})
 
 
 def facts(env: Environment, out: Path, device: str) -> Facts:
@@ -148,11 +157,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _folder(path: Path) -> Facts:
-    there = path
+def _there(path: Path) -> Path:
+    """The folder, or the nearest above it that is there. OSError."""
+    there = path.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
+    return there
+
+
+def _folder(path: Path) -> Facts:
     try:
+        there = _there(path)
         with tempfile.NamedTemporaryFile(dir=there) as file:
             file.write(b"x" * 4096)
             file.flush()
@@ -168,15 +183,15 @@ def _sees(env: Environment, out: Path) -> bool:
     """Whether this rank sees what rank 0 writes where runs are written. Collective."""
     from agehpc.cluster.collectives import barrier, broadcast_object
 
-    token, there = None, out if out.is_dir() else out.resolve().parent
+    token = None
     if env.rank == 0:
         try:
-            descriptor, token = tempfile.mkstemp(prefix=".agehpc-preflight-", dir=there)
+            descriptor, token = tempfile.mkstemp(prefix=".agehpc-preflight-", dir=_there(out))
             os.close(descriptor)
         except OSError:
             token = None  # said by the check of folders
     token = broadcast_object(token)
-    seen = token is None or Path(token).exists()
+    seen = token is None or os.path.exists(token)  # noqa: PTH110 (no error where it is closed)
     barrier()
     if env.rank == 0 and token is not None:
         Path(token).unlink()
@@ -195,7 +210,9 @@ def _skew() -> float:
     return min(offsets, key=abs)
 
 
-def _reduce(env: Environment, everyone: list[Facts], mib: int, *, gpu: bool) -> list[Facts]:
+def _reduce(
+    env: Environment, everyone: list[Facts], mib: int, timeout: timedelta, *, gpu: bool
+) -> list[Facts]:
     """The facts with a checked and timed all-reduce: over NCCL with GPUs, else gloo. Collective."""
     import torch
     import torch.distributed as dist
@@ -206,7 +223,7 @@ def _reduce(env: Environment, everyone: list[Facts], mib: int, *, gpu: bool) -> 
     if gpu:
         device = choose_device(env, "cuda")
         torch.cuda.set_device(device)
-        group = dist.new_group(backend="nccl")
+        group = dist.new_group(backend="nccl", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)
     told = {"right": True, "seconds": 0.0, "backend": "nccl" if gpu else "gloo"}
     count = mib * 2**20 // 4
@@ -240,15 +257,16 @@ def judge(
     everyone: Sequence[Facts], device: str, least_gb_s: float, least_gib: float
 ) -> list[Finding]:
     """What the facts of all ranks come to, a finding a check. Pure."""
+    usual_s = statistics.median_low(f["skew_s"] for f in everyone)  # rank 0's clock may be wrong
     return [
         _judge_gpus(everyone, device),
         _judge_reduce(everyone, least_gb_s),
         _judge(
             "clocks",
             everyone,
-            lambda f: abs(f["skew_s"]) > MOST_SKEW_S,
-            lambda f: f"{f['skew_s']:+.2f} s from rank 0's",
-            f"within {max(abs(f['skew_s']) for f in everyone):.3f} s of rank 0's",
+            lambda f: abs(f["skew_s"] - usual_s) > MOST_SKEW_S,
+            lambda f: f"{f['skew_s'] - usual_s:+.2f} s from the median",
+            f"within {max(abs(f['skew_s'] - usual_s) for f in everyone):.3f} s of the median",
         ),
         *(_judge_folder(everyone, name, least_gib) for name in ("--out", "TMPDIR")),
         _judge(
@@ -368,7 +386,7 @@ def _judge_versions(everyone: Sequence[Facts]) -> Finding:
     return _judge("versions", everyone, lambda f: f["versions"] != usual, why, f"equal: {fine}")
 
 
-def _shown(findings: Sequence[Finding], *, as_json: bool) -> str:
+def _shown(findings: Sequence[Finding], hosts: int, *, as_json: bool) -> str:
     bad = sorted({host for f in findings if f.status == "fail" for host in f.hosts})
     failed = any(f.status == "fail" for f in findings)
     if as_json:
@@ -376,6 +394,6 @@ def _shown(findings: Sequence[Finding], *, as_json: bool) -> str:
         return json.dumps(told) + "\n"
     width = max(len(f.name) for f in findings)
     lines = [f"{f.status:<4}  {f.name:<{width}}  {f.text}" for f in findings]
-    if bad:
+    if 0 < len(bad) < hosts:
         lines.append(f"leave these hosts out: --exclude={','.join(bad)}")
     return "\n".join(lines) + "\n"

@@ -1,14 +1,16 @@
 """`agehpc preflight` on gloo ranks, and what it makes of facts that are planted."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agehpc.preflight import GIB, judge
-from tests.ranks import describe, spawn_ranks
+from agehpc import cli
+from agehpc.preflight import GIB, _sees, _shown, judge
+from tests.ranks import describe, run_ranks, spawn_ranks
 
 COMMAND = [sys.executable, "-m", "agehpc", "preflight", "--mib", "1", "--device", "cpu"]
 
@@ -86,4 +88,51 @@ def test_two_ranks_without_space(tmp_path: Path):
     finished = spawn_ranks(2, [*COMMAND, "--least-gib", "1e9", "--out", str(tmp_path)])
     assert [end.returncode for end in finished] == [1, 1], describe(finished)
     assert "fail  disk --out" in finished[0].output
-    assert "leave these hosts out: --exclude=" in finished[0].output
+    assert "--exclude" not in finished[0].output  # it would leave none
+
+
+def test_the_hosts_to_leave_out():
+    everyone = [fact(rank, f"n{rank}", sees=rank != 1) for rank in range(3)]
+    text = _shown(judge(everyone, "auto", 0.0, 10.0), 3, as_json=False)
+    assert text.endswith("leave these hosts out: --exclude=n1\n")
+
+
+def test_the_clock_of_rank_0_is_wrong():
+    everyone = [fact(rank, f"n{rank}", skew_s=-3.0 * (rank > 0)) for rank in range(3)]
+    (found,) = [f for f in judge(everyone, "auto", 0.0, 10.0) if f.status == "fail"]
+    assert (found.name, found.text) == ("clocks", "n0: +3.00 s from the median")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mib", "0"], "--mib 0"),
+        (["--timeout-minutes", "0"], "--timeout-minutes 0 must"),
+        (["--timeout-minutes", "nan"], "--timeout-minutes nan must"),
+    ],
+)
+def test_wrong_flags(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["preflight", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def seen_folder(ranks: Any, out: str) -> dict[str, Any]:
+    """A file of rank 0 is noted by rank 1 before it is gone: that it was made is what is tested."""
+    made: list[str] = []
+    exists = os.path.exists
+
+    def noted(path: str) -> bool:
+        made.append(str(path))
+        return exists(path)
+
+    os.path.exists = noted
+    return {"seen": _sees(ranks.env, Path(out)), "made": made}
+
+
+def test_a_folder_that_is_not_there_yet_is_checked_where_it_will_be(tmp_path: Path):
+    """Its parent may not be there either."""
+    out = tmp_path / "a" / "b"
+    for told in run_ranks(2, "tests.test_preflight:seen_folder", str(out)):
+        assert told["seen"] is True
+        (made,) = told["made"]
+        assert Path(made).parent == tmp_path
