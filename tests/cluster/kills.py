@@ -95,10 +95,12 @@ def kill_a_rank(cluster: Cluster, job: Job, run: Path) -> None:
 
 
 def kill_all_in_a_save(cluster: Cluster, job: Job, run: Path) -> None:
-    """All ranks at once, while a checkpoint is half written."""
+    """All ranks at once, while a checkpoint is half written; nothing where none comes any more."""
     pids, folder = list(ranks(job).values()), run / "checkpoints"
     deadline = time.monotonic() + 120
     while not any(folder.glob(".step-*")):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
         if time.monotonic() > deadline:
             raise AssertionError(f"no save within two minutes\n{job.log()}")
     send(pids)
@@ -167,10 +169,10 @@ def random_moments(
             if not ranks(job):
                 break
             disturbance(cluster, job, run)
+            if not _restarted(job, restarts + 1):  # it was done just before
+                break
             done, restarts = done + 1, restarts + 1
             tell(f"{done} of {kills}: run {number}, {disturbance.__name__} after {wait:.1f} s")
-            if not _restarted(job, restarts):  # it was done just before
-                break
         assert job.wait(seconds=900)["JobState"] == "COMPLETED", job.log()
         assert_equal_ends(reference, run)
         tell(f"run {number} ended as the undisturbed one after {job.show()['Restarts']} restarts")
