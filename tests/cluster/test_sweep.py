@@ -78,6 +78,23 @@ def test_trials_of_two_ranks_on_both_nodes(cluster: Cluster, digits: Path, tmp_p
     assert [path for path in tmp_path.glob("agehpc-*")] == []
 
 
+@pytest.mark.slow
+def test_a_trial_over_two_nodes(cluster: Cluster, digits: Path, tmp_path: Path):
+    words = ["--data.shards", str(digits), "--train.kimg", "0.256", "--evaluate.samples", "16"]
+    words += ["--trials", "1", "--ranks-per-trial", "2", "--nodes-per-trial", "2"]
+    job = submit(cluster, tmp_path, "image_age_demo", *words)
+    assert job.wait()["JobState"] == "COMPLETED", job.log()
+    (trial,) = trials(tmp_path)
+    assert trial["state"] == "done", job.log()
+    (run,) = (tmp_path / "sweep" / "trials").iterdir()
+    logs = run / "logs"
+    # Each node's ranks have a log of their own, and are one run.
+    names = {"trial.log", "trial-1.log", "rank0.log", "rank1.log"}
+    assert {path.name for path in logs.iterdir()} == names
+    assert "= 2 ranks x" in (logs / "trial.log").read_text()
+    assert (logs / "trial-1.log").read_text() == ""
+
+
 def test_the_time_limit_comes(cluster: Cluster, tmp_path: Path):
     words = ["mnist_autoencoder", "--data.shards", "none", "--train.kimg", "10", "--trials", "4"]
     words += ["--cpus-per-trial", "4", "--max-concurrent", "2", "--cluster.threads", "1"]
