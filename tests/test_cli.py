@@ -117,6 +117,6 @@ def test_a_reader_that_leaves_is_no_error():
 def test_every_command_leads_to_a_function_of_the_package():
     for target, text in cli.COMMANDS.values():
         module, _, function = target.partition(":")
-        assert module.startswith("agehpc.")
+        assert module.startswith(("agehpc.", "agehpc_tune."))
         assert function
         assert text

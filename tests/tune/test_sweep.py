@@ -57,8 +57,12 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path):
     sweep.wait("end of the orphans", lambda: not sweep.ranks())
     before = sweep.trials()
     assert len(before) == 2
+    left = Path((sweep.out / "ray" / "folder").read_text())
+    assert left.is_dir()
     assert sweep.run(resume=True) == 0, sweep.log
     check_whole(sweep, 3)
+    assert not left.exists()
+    assert not (sweep.out / "ray" / "folder").exists()
     for old, new in zip(before, sweep.trials(), strict=False):
         assert (old["id"], old["values"]) == (new["id"], new["values"])
         first, second = sweep.starts(new)

@@ -26,6 +26,7 @@ START_S = 300.0
 _STORE_BYTES = 80 * 2**20  # the least that Ray takes: reports are small
 # The longest name that Ray makes below its folder, within the 107 bytes of a Unix socket's.
 _SOCKET = "/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.10"
+_FOLDER = "agehpc-ray-"
 _DAEMONS = ("gcs_server", "raylet")
 
 SETTINGS = {
@@ -79,13 +80,20 @@ def _ignore_requests() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
-def _short_folder() -> str:
-    """Return a new folder whose name leaves room for those of Ray's sockets."""
+def _short_folder(note: Path) -> str:
+    """Return a new folder whose name leaves room for those of Ray's sockets.
+
+    A driver that was killed has left its own: `note` names it.
+    """
+    if note.exists() and (old := Path(note.read_text())).name.startswith(_FOLDER):
+        shutil.rmtree(old, ignore_errors=True)
     limit = 107 - len(_SOCKET)
     base = tempfile.gettempdir()
-    if len(base) + len("/ray-12345678") > limit:
+    if len(base) + len(f"/{_FOLDER}12345678") > limit:
         base = "/tmp"
-    return tempfile.mkdtemp(prefix="ray-", dir=base)
+    made = tempfile.mkdtemp(prefix=_FOLDER, dir=base)
+    note.write_text(made)
+    return made
 
 
 def _head_file(out: Path, environ: Mapping[str, str]) -> Path:
@@ -114,7 +122,7 @@ class Cluster:
         token = secrets.token_hex(32)
         _ignore_requests()
         _prepare_environment(self._place.world_size == 1, token)
-        self._folder = _short_folder()
+        self._folder = _short_folder(self._out / "ray" / "folder")
         try:
             self._start(token)
         except BaseException:
@@ -168,6 +176,7 @@ class Cluster:
 
             ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+        (self._out / "ray" / "folder").unlink(missing_ok=True)
 
 
 def join(place: Environment, cpus: int, gpus: int, out: Path) -> int:

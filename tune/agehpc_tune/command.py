@@ -96,14 +96,14 @@ def main(argv: list[str]) -> int:
     try:
         if "--resume" in argv and argv[0].startswith("-"):
             own = parse_command(argv, prog="agehpc tune --resume", model=ResumeFlags)
-            out = Path(own.out).absolute()
+            out = Path(own.out).resolve()
             if place.rank == 0:
                 return _resume(own, out, place, cpus)
         else:
             loaded = load(argv, prog="agehpc tune", extra=TuneFlags)
             if loaded.extra.out is None and not loaded.extra.dry_run:
                 raise UsageError("--out is not set: give the sweep directory")
-            out = Path(loaded.extra.out or "").absolute()
+            out = Path(loaded.extra.out or "").resolve()
             if place.rank == 0:
                 return _start(loaded, out, place, cpus)
     except AgehpcError as error:
