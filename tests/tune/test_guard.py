@@ -21,7 +21,7 @@ OBEYS = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), os._exit(85)))
 print("ready", os.environ.get("RANK"), flush=True)
-time.sleep(300)
+time.sleep(100)
 """
 DEAF = OBEYS.replace('lambda *_: (print("saved", flush=True), os._exit(85))', "signal.SIG_IGN")
 
@@ -121,7 +121,7 @@ here = Path({str(tmp_path)!r})
 place = ranks.Place(2, 2, 4, "127.0.0.1", 1)
 command = [sys.executable, "-c", "# " + str(here) + {code!r}]
 held = ranks.Ranks(command, str(here), here / "logs" / "trial.log", place, 1)
-time.sleep(300)
+time.sleep(100)
 """
     process = subprocess.Popen([sys.executable, "-c", worker])
     until(lambda: log(tmp_path).count("ready") == 2)
