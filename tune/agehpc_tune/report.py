@@ -52,6 +52,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
 table {{ border-collapse: collapse; font-size: 13px }}
 td, th {{ border-bottom: 1px solid #ddd; padding: .2rem .7rem; text-align: right }}
 th {{ position: sticky; top: 0; background: #fff }}
+.figure {{ overflow-x: auto }}
 .scroll {{ max-height: 32rem; overflow: auto }}
 .best td {{ font-weight: bold; background: #eef6ee }}
 p {{ color: #444 }}
@@ -178,7 +179,7 @@ def _figure(
     plt.close("all")
     page = getattr(interactive, function)(study, **given)
     shown = page.to_html(full_html=False, include_plotlyjs=False)
-    return f"<p>{html.escape(text)}</p>\n{shown}"
+    return f'<p>{html.escape(text)}</p>\n<div class="figure">{shown}</div>'
 
 
 def _summary(found: Finished) -> str:
