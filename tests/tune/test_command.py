@@ -95,7 +95,12 @@ def test_a_file_in_the_way(tune, tmp_path: Path):
     assert (code, "is no folder" in err) == (2, True)
 
 
-def test_another_sweep(tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_another_sweep(
+    tune,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     monkeypatch.setattr(command, "_run", lambda *_: 0)
     assert tune(dry=False)[0] == 0
     assert tune()[0] == 0
@@ -109,6 +114,8 @@ def test_another_sweep(tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         code, _, err = tune(*flags)
         assert code == 2
         assert f"holds another sweep: {told}" in err
+    assert main(["tune", "--resume", "--out", str(tmp_path / "sweep"), "--trials", "9"]) == 2
+    assert "is one of 20; give more" in capsys.readouterr().err
     code, _, err = tune(space=GOOD.replace("1e-2", "1e-1"))
     assert "space.players.autoencoder.optim.lr.log_uniform" in err
 

@@ -120,6 +120,18 @@ def test_a_restored_search_goes_on_exactly(name: str, stop: int, tmp_path: Path)
     assert again == rest
 
 
+@pytest.mark.parametrize("name", ["bayes", "bayesopt", "random"])
+def test_a_restored_search_may_have_more_trials(name: str, tmp_path: Path):
+    bayesopt_or_skip(name)
+    small = searcher(name, RANGES, LOSS, seed=5, trials=4)
+    taken(small, ids())
+    assert small.suggest("more") == FINISHED
+    small.save(str(tmp_path / "state.pkl"))
+    large = searcher(name, RANGES, LOSS, seed=5, trials=7)
+    large.restore(str(tmp_path / "state.pkl"))
+    assert len(taken(large, ids(4))) == 3
+
+
 @pytest.mark.parametrize("name", ["bayes", "tpe", "random"])
 def test_seeds_decide(name: str):
     def found(seed: int) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ class ResumeFlags(Section):
     """The sweep directory."""
     resume: bool = False
     """Go on with the sweep in --out as it was started."""
+    trials: Count | None = None
+    """Trainings in all, more than before; default as many as before."""
     max_concurrent: Count | None = None
     """Trials at once; default as many as before."""
     dry_run: bool = False
@@ -141,6 +143,12 @@ def _resume(flags: ResumeFlags, out: Path, place: Environment, cpus: int) -> int
     held, base, space = spec.read(out)
     if flags.max_concurrent:
         held = held.model_copy(update={"max_concurrent": flags.max_concurrent})
+    if flags.trials is not None:
+        if flags.trials < held.trials:
+            raise UsageError(
+                f"--trials {flags.trials}: the sweep in {out} is one of {held.trials}; give more"
+            )
+        held = held.model_copy(update={"trials": flags.trials})
     made = plan.Plan(held, base, space)
     if flags.dry_run:
         trials = Record(out, held.targets, space.keys).trials
@@ -148,6 +156,7 @@ def _resume(flags: ResumeFlags, out: Path, place: Environment, cpus: int) -> int
         sys.stdout.write(f"{ended} of {held.trials} trials have ended\n")
         return EXIT_DONE
     with _locked(out):
+        spec.rewrite(out, held)
         return _run(out, made, place, cpus, flags.json_)
 
 

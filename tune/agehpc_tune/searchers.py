@@ -1,6 +1,7 @@
 """Ray's searchers as sweeps need them: bounded, over a Space, and told of trials that failed."""
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +47,12 @@ class Optuna(OptunaSearch):
             warnings.filterwarnings("ignore", "Define-by-run function", UserWarning)
             return super().suggest(trial_id)
 
+    def restore(self, checkpoint_path: str) -> None:
+        """Take up what another learnt; how many trials there are is this one's."""
+        trials = self._trials
+        super().restore(checkpoint_path)
+        self._trials = trials
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing is learnt before the end: figures of unequal kimg do not compare."""
 
@@ -82,7 +89,7 @@ class BayesOpt(BayesOptSearch):
             random_state=seed,
             random_search_steps=first,
             # Rounded to whole numbers, points come again: they end no sweep.
-            patience=trials + 1,
+            patience=sys.maxsize,
             skip_duplicate=False,
         )
         self._trials, self._given, self._worst = trials, 0, Worst([objective])
@@ -96,6 +103,12 @@ class BayesOpt(BayesOptSearch):
             return found
         self._given += 1
         return {key: one.from_unit(float(found[key])) for key, one in self._ranges.items()}
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Take up what another learnt; how many trials there are is this one's."""
+        trials = self._trials
+        super().restore(checkpoint_path)
+        self._trials = trials
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

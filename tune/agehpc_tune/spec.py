@@ -104,6 +104,11 @@ def write(out: Path, spec: Spec, base: Config, space: Path) -> None:
     (out / "ray").mkdir(parents=True, exist_ok=True)
     write_text(out / BASE, dump(base))
     write_text(out / SPACE, space.read_text(encoding="utf-8"))
+    rewrite(out, spec)
+
+
+def rewrite(out: Path, spec: Spec) -> None:
+    """Write a sweep down anew that goes on otherwise than it was started."""
     write_text(out / SPEC, dump(spec))
 
 
