@@ -35,7 +35,7 @@ COMMANDS: Table = {
     "status": ("agehpc.run_status:main", "show how far runs are, and whether they are well"),
     "data": ("agehpc.data.commands:main", "make and check shards: pack, verify, demo"),
     "config": ("agehpc.config.commands:main", "show configurations and list recipes"),
-    "preflight": ("agehpc.preflight:main", "check that a job's nodes are fit to train together"),
+    "preflight": ("agehpc.preflight.command:main", "check that a job's nodes are fit for a run"),
     "doctor": ("agehpc.doctor:main", "check this machine: versions, devices, decoders, disk"),
 }
 

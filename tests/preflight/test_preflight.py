@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from agehpc import cli
-from agehpc.preflight import GIB, _sees, _shown, judge
+from agehpc.preflight.command import _shown
+from agehpc.preflight.facts import GIB, _sees
+from agehpc.preflight.judge import judge
 from tests.ranks import describe, run_ranks, spawn_ranks
 
 COMMAND = [sys.executable, "-m", "agehpc", "preflight", "--mib", "1", "--device", "cpu"]
@@ -132,7 +134,7 @@ def seen_folder(ranks: Any, out: str) -> dict[str, Any]:
 def test_a_folder_that_is_not_there_yet_is_checked_where_it_will_be(tmp_path: Path):
     """Its parent may not be there either."""
     out = tmp_path / "a" / "b"
-    for told in run_ranks(2, "tests.test_preflight:seen_folder", str(out)):
+    for told in run_ranks(2, "tests.preflight.test_preflight:seen_folder", str(out)):
         assert told["seen"] is True
         (made,) = told["made"]
         assert Path(made).parent == tmp_path

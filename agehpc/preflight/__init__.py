@@ -1,0 +1,1 @@
+"""Whether a job's nodes are fit to train together, and which are not."""
