@@ -60,11 +60,13 @@ def test_autoencoder_rebuilds_digits_it_never_saw(digits_28, tmp_path):
     assert trained("mnist_autoencoder", digits_28, tmp_path / "run", 120)["mse"] < 0.012
 
 
+@pytest.mark.slow
 def test_vae_bounds_the_likelihood_of_digits(digits_28, tmp_path):
     found = trained("mnist_vae", digits_28, tmp_path / "run", 90)
     assert found["bound_nats"] < 122  # 113 in 5 minutes
 
 
+@pytest.mark.slow
 def test_denoising_takes_noise_away(digits_28, tmp_path):
     found = trained("mnist_denoising", digits_28, tmp_path / "run", 15)
     assert found["restored_psnr_db"] > found["corrupted_psnr_db"] + 2

@@ -95,6 +95,7 @@ def test_a_trial_over_two_nodes(cluster: Cluster, digits: Path, tmp_path: Path):
     assert (logs / "trial-1.log").read_text() == ""
 
 
+@pytest.mark.slow
 def test_the_time_limit_comes(cluster: Cluster, tmp_path: Path):
     words = ["mnist_autoencoder", "--data.shards", "none", "--train.kimg", "10", "--trials", "4"]
     words += ["--cpus-per-trial", "4", "--max-concurrent", "2", "--cluster.threads", "1"]

@@ -88,6 +88,7 @@ def train_until(
     return training.end(), run
 
 
+@pytest.mark.slow
 def test_a_long_look_is_no_hang(shards: Path, tmp_path: Path):
     limit = ["--cluster.hang-minutes", "0.2", "--evaluate.every-kimg", kimg(2)]
     ended, _ = train(shards, tmp_path, 2, *limit, LONG="24")
