@@ -56,6 +56,7 @@ def trained(recipe: str, shards: Path, out: Path, kimg: float) -> dict[str, floa
     return {row["metric"]: row["value"] for row in rows}
 
 
+@pytest.mark.slow
 def test_autoencoder_rebuilds_digits_it_never_saw(digits_28, tmp_path):
     assert trained("mnist_autoencoder", digits_28, tmp_path / "run", 120)["mse"] < 0.012
 

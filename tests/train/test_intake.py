@@ -126,6 +126,7 @@ def test_a_damaged_list_is_named(shards: Path, tmp_path: Path):
     assert f"error: {out / 'quarantine.jsonl'} holds a row that is no record" in errors
 
 
+@pytest.mark.slow
 def test_figures_of_shards_behind_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two ranks with a decoding process each; the next run finds every shard in the cache."""
     pytest.importorskip("aiohttp", reason="needs agehpc[remote]")
