@@ -16,7 +16,7 @@ from agehpc.launch.script import credentials, render
 from tests.launch.cases import CASES, Case
 
 GOLDEN = Path(__file__).parent / "golden"
-HOME = Path("/projects/work")
+HOME = Path("/projects/team")
 
 
 @pytest.fixture(autouse=True)

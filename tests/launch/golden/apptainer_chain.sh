@@ -7,14 +7,14 @@
 #SBATCH --wait-all-nodes=1
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@600
-#SBATCH --chdir=/projects/work
-#SBATCH --output=/projects/work/runs/faces/logs/slurm-%j.out
+#SBATCH --chdir=/projects/team
+#SBATCH --output=/projects/team/runs/faces/logs/slurm-%j.out
 #SBATCH --no-requeue
 #
 # Starts this run, or resumes it: sbatch submit.sh [more flags of agehpc train]
 set -euo pipefail
 
-export AGEHPC_HOME=/projects/work/runs/faces/code/0123456789ab
+export AGEHPC_HOME=/projects/team/runs/faces/code/0123456789ab
 export PYTHONPATH=$AGEHPC_HOME${PYTHONPATH:+:$PYTHONPATH}
 export AGEHPC_ENVIRONMENT=apptainer
 export AGEHPC_IMAGE=/images/agehpc.sif
@@ -23,6 +23,6 @@ source "$AGEHPC_HOME/slurm/lib/common.sh"
 
 agehpc_resume image_age_64 \
     --data.shards /data/faces \
-    --config /projects/work/runs/faces/code/0123456789ab/config.yaml \
-    --out /projects/work/runs/faces \
+    --config /projects/team/runs/faces/code/0123456789ab/config.yaml \
+    --out /projects/team/runs/faces \
     "$@"

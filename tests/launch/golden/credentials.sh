@@ -5,20 +5,20 @@
 #SBATCH --wait-all-nodes=1
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
-#SBATCH --chdir=/projects/work
-#SBATCH --output=/projects/work/runs/r/logs/slurm-%j.out
+#SBATCH --chdir=/projects/team
+#SBATCH --output=/projects/team/runs/r/logs/slurm-%j.out
 #SBATCH --requeue
 #
 # Starts this run, or resumes it: sbatch submit.sh [more flags of agehpc train]
 # It lacks --data.shards: credentials are for the command line.
 set -euo pipefail
 
-export AGEHPC_HOME=/projects/work/runs/r/code/0123456789ab
+export AGEHPC_HOME=/projects/team/runs/r/code/0123456789ab
 export PYTHONPATH=$AGEHPC_HOME${PYTHONPATH:+:$PYTHONPATH}
 export AGEHPC_ENVIRONMENT=path
 # shellcheck source=/dev/null
 source "$AGEHPC_HOME/slurm/lib/common.sh"
 
 agehpc_resume image_age_64 \
-    --out /projects/work/runs/r \
+    --out /projects/team/runs/r \
     "$@"

@@ -6,7 +6,7 @@
 #SBATCH --wait-all-nodes=1
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
-#SBATCH --chdir=/projects/work
+#SBATCH --chdir=/projects/team
 #SBATCH --output=/scratch/runs/clips/logs/slurm-%j.out
 #SBATCH --requeue
 #

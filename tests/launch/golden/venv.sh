@@ -10,8 +10,8 @@
 #SBATCH --wait-all-nodes=1
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
-#SBATCH --chdir=/projects/work
-#SBATCH --output=/projects/work/runs/first/logs/slurm-%j.out
+#SBATCH --chdir=/projects/team
+#SBATCH --output=/projects/team/runs/first/logs/slurm-%j.out
 #SBATCH --requeue
 #SBATCH --exclusive
 #SBATCH --mem=0
@@ -20,7 +20,7 @@
 # Starts this run, or resumes it: sbatch submit.sh [more flags of agehpc train]
 set -euo pipefail
 
-export AGEHPC_HOME=/projects/work/runs/first/code/0123456789ab
+export AGEHPC_HOME=/projects/team/runs/first/code/0123456789ab
 export PYTHONPATH=$AGEHPC_HOME${PYTHONPATH:+:$PYTHONPATH}
 export AGEHPC_SITE=a100_modules
 export AGEHPC_VENV='/opt/venv of all'
@@ -31,5 +31,5 @@ source "$AGEHPC_HOME/slurm/lib/common.sh"
 agehpc_resume video_age_a100_4n \
     --data.shards shards/a shards/b \
     --train.kimg 5000 \
-    --out /projects/work/runs/first \
+    --out /projects/team/runs/first \
     "$@"
