@@ -8,7 +8,7 @@ agehpc_gpus_per_node() {
 }
 
 # CPUs that the job has on its smallest node: 4 of "8(x2),4".
-agehpc_cpus_per_node() { tr ',' '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1; }
+agehpc_cpus_per_node() { tr ',' '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | sed -n 1p; }
 
 # Sets AGEHPC_GPUS (a node), AGEHPC_TASKS (ranks a node) and AGEHPC_CPUS (CPUs a rank).
 agehpc_layout() {
@@ -48,7 +48,8 @@ agehpc_layout_nodes() {
 # Exports where the ranks meet. They work out their numbers themselves, from srun's variables.
 agehpc_rendezvous() {
     local first address
-    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    # Read to the end: who writes into a pipe that `head` has closed ends the script, with code 141.
+    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
     # What Slurm itself calls the node by: its name need not resolve.
     address=$(scontrol show node -o "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2) || address=$first
     export MASTER_ADDR=${AGEHPC_MASTER_ADDR:-$address}

@@ -19,10 +19,11 @@ SRUN = """\
 printf '%s\\n' "$@" >>"$CALLS"
 echo "$AGEHPC_LOCAL $MASTER_ADDR" >"$CALLS.settings"
 """
+# More names than a pipe holds: whoever reads the first one alone ends who writes the others.
 SCONTROL = """\
 #!/usr/bin/env bash
 case $2 in
-hostnames) printf 'n1\\nn2\\n' ;;
+hostnames) printf 'n%d\\n' {1..20000} ;;
 node) echo 'NodeName=n1 NodeAddr=10.0.0.1 Port=1' ;;
 esac
 """
