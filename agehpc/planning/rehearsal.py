@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import _disable_current_modes
 
-from agehpc.cluster.collectives import any_rank, gather
+from agehpc.between import BETWEEN
+from agehpc.cluster.collectives import any_rank
 from agehpc.cluster.signals import StopFlag, agree
 from agehpc.config.plan import Plan
 from agehpc.config.schema import Config
@@ -26,9 +27,8 @@ from agehpc.planning.engine import BUCKETS, WEIGHTS, PaperEngine
 from agehpc.planning.gathering import Held, gathered
 from agehpc.planning.recorder import ELSEWHERE, Collective, Recorder
 from agehpc.systems import build_system
-from agehpc.systems.base import ALWAYS, Collectives, Micro, System
+from agehpc.systems.base import ALWAYS, Micro, System
 from agehpc.systems.step import run_turns
-from agehpc_kernels.norm import global_moments
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def rehearse(config: Config, plan: Plan, step: int = 0, device: str = "cuda") ->
     with ranks_on_paper(plan.world_size), without_memory(config.train.precision) as (place, cast):
         recorder = Recorder()
         with torch.device(place):
-            system = build_system(config, Collectives(_moments, gather, dist.get_rank))
+            system = build_system(config, BETWEEN)
             with recorder:
                 players = system.build()
                 engines = {
@@ -184,8 +184,3 @@ def without_memory(
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield "cpu", lambda: torch.autocast("cpu", torch.bfloat16)
-
-
-def _moments(z_BZ: Tensor) -> tuple[Tensor, Tensor]:
-    m_Z, v_Z, _ = global_moments(z_BZ)
-    return m_Z, v_Z

@@ -11,6 +11,7 @@ from torch import nn
 
 from agehpc import best as bests
 from agehpc.best import Best
+from agehpc.between import BETWEEN
 from agehpc.cluster.collectives import agreed, mean_over_ranks, together
 from agehpc.cluster.groups import Ranks
 from agehpc.cluster.signals import EXIT_CODES, Reason, StopFlag, agree
@@ -28,7 +29,6 @@ from agehpc.systems.base import Micro
 from agehpc.systems.step import run_turns
 from agehpc.train import checkpoint as checkpointing
 from agehpc.train import rollback
-from agehpc.train.between import BETWEEN
 from agehpc.train.engines import Engine, process_groups
 from agehpc.train.figures import Figures
 from agehpc.train.guard import GRADIENT, Trouble, collapsed, judge, watch

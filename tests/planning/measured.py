@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch._C._profiler import _ExtraFields_Allocation
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agehpc.cluster.collectives import barrier, gather
+from agehpc.between import BETWEEN
+from agehpc.cluster.collectives import barrier
 from agehpc.cluster.groups import Ranks
 from agehpc.config.load import load
 from agehpc.config.plan import Plan, make_plan
@@ -29,10 +29,9 @@ from agehpc.data.keyed import philox
 from agehpc.models.ema import Ema
 from agehpc.models.geometry import geometry
 from agehpc.systems import build_system
-from agehpc.systems.base import ALWAYS, Collectives, Micro, System
+from agehpc.systems.base import ALWAYS, Micro, System
 from agehpc.systems.step import run_turns
 from agehpc.train.engines import Engine
-from agehpc_kernels.norm import global_moments
 
 # Stage 3 takes two until it does the same in each; one is counted, three are weighed.
 STEPS, COUNTED = 6, 2
@@ -111,8 +110,7 @@ def _weighed(tree: list[Any]) -> tuple[int, int]:
 
 
 def _train(ranks: Ranks, config: Config, plan: Plan) -> tuple[list[tuple[str, int]], int]:
-    moments = lambda z: global_moments(z)[:2]  # noqa: E731
-    system = build_system(config, Collectives(moments, gather, dist.get_rank))
+    system = build_system(config, BETWEEN)
     engines = {
         name: Engine(name, module, config.players[name], plan, config.train.precision, ranks.device)
         for name, module in system.build().items()
