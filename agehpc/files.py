@@ -1,9 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, folders that one process works in at a time."""
 
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from agehpc.errors import RunError
+
+LOCK = ".lock"
+"""The file that holds a folder."""
 
 
 @contextmanager
@@ -45,3 +52,26 @@ def unwritable(path: str | Path) -> str | None:
         return f"{there} is no folder"
     needed = os.W_OK if there == path else os.W_OK | os.X_OK
     return None if os.access(there, needed) else f"{there} is not writable"
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder inside; RunError, which names the holder, where another process does.
+
+    Args:
+        folder: it is there.
+        doing: what is done with it, as in "is being trained in".
+    """
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise RunError(
+                f"{folder} is being {doing} by {holder}; wait for it, or give another --out"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield

@@ -1,9 +1,6 @@
 """Preparing a run directory: is it free, is it this run's, where does it go on from."""
 
 import contextlib
-import fcntl
-import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +8,11 @@ from agehpc import checkpoints
 from agehpc.config.run_files import NAME, is_same_run, write_run_config
 from agehpc.config.schema import Config
 from agehpc.errors import RunError
+from agehpc.files import LOCK, locked
 from agehpc.observe import environment
 from agehpc.soundness import newest_sound
 from agehpc.train import rollback
 
-LOCK = ".lock"
 BEFORE = (LOCK, "logs", "control", "code", "submit.sh")
 """What a run directory may hold before its first start."""
 
@@ -36,18 +33,7 @@ def opened(
     """
     check(run, config)
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RunError(
-                f"{run} is being trained in by {holder}; wait for it, or give another --out"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+    with locked(run, "trained in"):
         (run / "control").mkdir(exist_ok=True)
         checkpoints.sweep(run)
         rollback.discard(run)

@@ -3,12 +3,14 @@
 import builtins
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from agehpc.cli import main
+from agehpc.files import locked
 from agehpc_tune import cluster, command
 
 GOOD = "players.autoencoder.optim.lr: {log_uniform: [1e-4, 1e-2]}\n"
@@ -118,6 +120,16 @@ def test_another_sweep(
     assert "is one of 20; give more" in capsys.readouterr().err
     code, _, err = tune(space=GOOD.replace("1e-2", "1e-1"))
     assert "space.players.autoencoder.optim.lr.log_uniform" in err
+
+
+def test_two_at_once(tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "_run", lambda *_: 0)
+    assert tune(dry=False)[0] == 0
+    with locked(tmp_path / "sweep", "searched"):
+        code, _, err = tune(dry=False)
+    assert code == 1
+    assert f"is being searched by process {os.getpid()} on " in err
+    assert tune(dry=False)[0] == 0
 
 
 def test_resuming_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,13 +3,10 @@
 Everything that can be wrong is found before anything starts, with the checks of `agehpc train`.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +19,7 @@ from agehpc.config.load import Loaded, load, parse_command
 from agehpc.config.schema import Config
 from agehpc.config.section import Count, Positive, Section
 from agehpc.errors import EXIT_DONE, AgehpcError, RunError, UsageError
+from agehpc.files import locked
 
 SEED = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -130,7 +128,7 @@ def _start(loaded: Loaded[TuneFlags], out: Path, place: Environment, cpus: int) 
         return _tell_plan(made, cpus * place.world_size, flags.json_)
     assert flags.space is not None
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out, "searched"):
         if not again:
             spec.write(out, made.spec, made.base, Path(flags.space))
         return _run(out, made, place, cpus, flags.json_)
@@ -155,7 +153,7 @@ def _resume(flags: ResumeFlags, out: Path, place: Environment, cpus: int) -> int
         ended = sum(trial.ended for trial in trials)
         sys.stdout.write(f"{ended} of {held.trials} trials have ended\n")
         return EXIT_DONE
-    with _locked(out):
+    with locked(out, "searched"):
         spec.rewrite(out, held)
         return _run(out, made, place, cpus, flags.json_)
 
@@ -194,17 +192,6 @@ def _run(out: Path, made: Any, place: Environment, cpus: int, as_json: bool) -> 
     if ended == made.spec.trials:
         say(f"  {out / 'report.html'}\n")
     return code
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold a sweep directory for one driver at a time; RunError where another has it."""
-    with (out / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{out} is being run by another agehpc tune; wait for it") from None
-        yield
 
 
 def _check_training(base: Config, held: Any, out: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agehpc.files import LOCK
 from agehpc_tune import guard
 
 GRACE_S = 60.0
@@ -115,7 +116,7 @@ class Ranks:
 
 def is_free(run: Path) -> bool:
     """Whether nobody trains in a run directory."""
-    lock = run / ".lock"
+    lock = run / LOCK
     if not lock.exists():
         return True
     with lock.open("r+") as file:

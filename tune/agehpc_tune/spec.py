@@ -15,11 +15,11 @@ from agehpc.config.section import Count, Positive, Section
 from agehpc.config.text import dump, read_yaml
 from agehpc.config.tree import explain, flatten
 from agehpc.errors import RunError, UsageError
-from agehpc.files import unwritable, write_text
+from agehpc.files import LOCK, unwritable, write_text
 from agehpc_tune.objectives import Objective
 from agehpc_tune.spaces import Space
 
-SPEC, BASE, SPACE, LOCK = "sweep.yaml", "base.yaml", "space.yaml", ".lock"
+SPEC, BASE, SPACE = "sweep.yaml", "base.yaml", "space.yaml"
 _OURS = (SPEC, BASE, SPACE, LOCK, "ray", "logs", "control")
 _FREE = ("max_concurrent", "versions", "cwd")
 """What may differ between the starts of a sweep."""
