@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from agehpc_tune.finished import short_names
 from agehpc_tune.objectives import Objective
 from agehpc_tune.record import Record, Trial
 
@@ -34,7 +35,7 @@ class Display:
         live: bool | None = None,
     ) -> None:
         self._record, self._names, self._keys = record, [o.name for o in objectives], keys
-        self._total = total
+        self._short, self._total = short_names(keys), total
         self._stream = sys.stdout if stream is None else stream
         self._is_live = self._stream.isatty() if live is None else live
         self._live: Live | None = None
@@ -96,7 +97,7 @@ class Display:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "state", "kimg", *self._names, *(_last(key) for key in self._keys)):
+        for name in ("trial", "state", "kimg", *self._names, *self._short.values()):
             table.add_column(name, no_wrap=True)
         best = self._record.best()
         for trial in self._record.trials:
@@ -106,10 +107,6 @@ class Display:
             kimg = f"{trial.kimg:.3g}/{self._total:g}"
             table.add_row(str(trial.number), state, kimg, *scores, *values)
         return table
-
-
-def _last(key: str) -> str:
-    return ".".join(key.split(".")[-2:])
 
 
 def short(value: Any) -> str:

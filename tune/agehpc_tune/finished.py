@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from agehpc.config.text import read_yaml
 from agehpc.errors import ConfigError, RunError
 from agehpc_tune.objectives import Objective
+from agehpc_tune.record import TRIALS
 from agehpc_tune.spaces import Space
+from agehpc_tune.spec import SPEC
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
-
-SETTINGS, TRIALS = "sweep.yaml", "trials.csv"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Finished:
     @classmethod
     def read(cls, sweep: Path) -> "Finished":
         """Read a sweep directory; RunError where a file is missing or damaged."""
-        settings, trials = sweep / SETTINGS, sweep / TRIALS
+        settings, trials = sweep / SPEC, sweep / TRIALS
         for path in (settings, trials):
             if not path.is_file():
                 raise RunError(f"{sweep} is no sweep directory: it has no {path.name}")
