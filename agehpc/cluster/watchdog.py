@@ -104,6 +104,7 @@ class Watchdog:
                 timeout=timedelta(seconds=_PATIENCE + min(self._limit, 3600.0)),
             )
         self._since = time.monotonic()
+        self._arm()
         self._thread.start()
         return self
 
@@ -140,9 +141,7 @@ class Watchdog:
             if now - woke > self._period + _PATIENCE:  # stopped, and gone on with: nothing hung
                 self._since += now - woke
             woke = now
-            assert self._stacks is not None
-            if math.isfinite(self._limit):
-                faulthandler.dump_traceback_later(self._limit, file=self._stacks)
+            self._arm()
             if self._bounded():
                 self.beat()
             if (new := self._done) != done:
@@ -153,6 +152,12 @@ class Watchdog:
                 self._hangs = True
                 self._report(now - self._since)
                 return
+
+    def _arm(self) -> None:
+        """Let a thread of C write the stacks, where none of Python comes to do so in time."""
+        assert self._stacks is not None
+        if math.isfinite(self._limit):
+            faulthandler.dump_traceback_later(self._limit, file=self._stacks)
 
     def _ask(self) -> None:
         """Tell the others of progress, and hear of theirs; never waits."""

@@ -1,5 +1,6 @@
 """Whatever happens to its job, a run ends as one that nobody disturbed, bit for bit."""
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -93,7 +94,11 @@ def test_a_rank_that_hangs(cluster: Cluster, shards: Path, reference: Path, tmp_
     # The limit, KillWait, and a loaded machine.
     assert time.monotonic() - held < 30 + 40 + 60
     assert "rank 1 (it does not answer) hangs; the other 1 wait for it" in job.log()
-    assert "waits in allreduce" in (run / "logs" / "rank0.stacks").read_text()
+    # Which collective the others are in depends on where it was stopped.
+    stacks = (run / "logs" / "rank0.stacks").read_text()
+    assert re.search(
+        r"rank 0 on n1: no progress for 3\d s, at step \d+, \w+, waits in \w+\n", stacks
+    )
     job.restart()
     assert job.wait()["JobState"] == "COMPLETED", job.log()
     kills.assert_equal_ends(reference, run)

@@ -1,5 +1,6 @@
 """The watchdog of one rank, and whom the ranks' accounts of a hang name."""
 
+import ctypes
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def test_silence_ends_the_process(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "rank 0 on n0 (step 3, data) hangs; stacks of all" in capfd.readouterr().err
     assert [row["event"] for row in ended.rows] == ["hang"]
     assert "test_silence_ends_the_process" in (tmp_path / "rank0.stacks").read_text()
+
+
+def test_stacks_of_one_that_keeps_the_interpreter_from_the_first_moment(tmp_path: Path):
+    with watchdog(tmp_path, Ended(), place()):
+        ctypes.PyDLL(None).usleep(round(3e6 * LIMIT_S))
+        # By the thread of C: no other could run.
+        assert "Timeout (" in (tmp_path / "rank0.stacks").read_text()
 
 
 def test_what_ends_by_itself_is_no_hang(tmp_path: Path):
